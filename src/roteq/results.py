@@ -1,0 +1,187 @@
+"""What roteq finds out: frozen dataclasses that save and load as JSON (roteq.files). Drawing and printing take these
+and compute nothing. Rates are fractions in [0, 1], losses are in nats, angles in degrees counter-clockwise, times in
+seconds. A number that does not exist (AUC with one class, the error of a degenerate output) is None."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and its confidence interval (95 % unless the configuration says otherwise)."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over the seeds (std None with one seed)."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a guard saw, in plain words, and what to try. 'stop' ends or discredits a run, 'warn' flags it."""
+
+    guard: str  # "constant predictor", "input range", "dead units", "prior entropy", "train-eval gap", "leak", ...
+    level: Literal["stop", "warn"]
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """dataset.json of a prepared dataset."""
+
+    name: str
+    source: str
+    kind: str  # "kaggle", "pcam", "folder", "csv", "synthetic"
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]  # split -> class -> images
+    channels: int
+    size: tuple[int, int] | None  # height, width; None where images differ
+    options: dict[str, Any]  # every preparation step and its parameters
+    split_rule: str
+    seed: int
+    groups: dict[str, int] = field(default_factory=dict)  # split -> number of groups (slides, patients); empty if none
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> images
+    duplicates: int = 0  # identical images found (kept together in one split)
+    sha256: str = ""  # of the sorted lines "path sha256-of-file" of the index
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one labelled set. `metrics` holds accuracy, balanced_accuracy, auc, average_precision, f1, mcc,
+    nll, ece; for more than two classes auc, average_precision and f1 are macro averages, one class against the rest."""
+
+    n: int
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    majority_rate: float
+    prior_entropy: float
+    metrics: dict[str, Interval]
+    recall: dict[str, Interval]
+    precision: dict[str, Interval]
+    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: prediction
+    clusters: int | None = None  # groups over which the bootstrap resampled; None: single images
+    roc: tuple[tuple[float, float], ...] = ()  # (false positive rate, true positive rate), two classes only
+    pr: tuple[tuple[float, float], ...] = ()  # (recall, precision), two classes only
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The model's answers to the turned pictures, against its answers to the upright ones."""
+
+    angle: float
+    mirror: bool
+    exact: bool  # maps the pixel grid to itself
+    between_image_error: float | None  # ||f(gx) - f(x)|| / ||f(x) - f(x')||; None: degenerate
+    relative_error: float | None  # ||f(gx) - f(x)|| / ||f(x)||, as papers print it
+    floor: float | None  # between-image error of turning by the angle and back: what resampling alone does
+    flip_rate: Interval  # share of images whose predicted class changes
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    images: int
+    degenerate: bool  # the output hardly varies between images: no error can be stated
+    turns: tuple[Turn, ...]  # exact elements first, then the interpolated angles
+    exact_error: float | None  # means over the turns; exact and interpolated are never mixed
+    exact_flip_rate: float | None
+    interpolated_error: float | None
+    interpolated_floor: float | None
+    interpolated_flip_rate: float | None
+    worst_angle_accuracy: float | None  # minimum over all turns of the accuracy
+    always_right: float | None  # share of images classified rightly at every turn
+    method: str = ""  # how the pictures were turned, in words
+
+
+@dataclass(frozen=True)
+class Mistake:
+    id: str
+    truth: str
+    predicted: str
+    probability: float
+    png: str  # base64
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training: fit.json of a run. History rows: epoch (from 1), train_loss, val_loss, val_accuracy,
+    val_balanced_accuracy, val_auc, lr, seconds."""
+
+    epochs: int
+    best_epoch: int
+    seconds: float
+    images_per_second: float
+    parameters: int
+    flops: int | None  # of one forward pass of one image (2 x multiply-adds)
+    history: tuple[dict[str, float | None], ...]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    label: str  # "se2cnn C12"
+    model: str
+    options: dict[str, Any]
+    group: str | None  # "C12"; None for a network that claims no equivariance ("Z2" too is None here)
+    seed: int
+    fit: Fit
+    evaluation: Evaluation
+    audit: AuditResult
+    findings: tuple[Finding, ...]
+    mistakes: tuple[Mistake, ...] = ()
+    kernels: tuple[tuple[tuple[tuple[float, ...], ...], ...], ...] = ()  # first layer: (features, |G|, k, k)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One model over its seeds."""
+
+    label: str
+    group: str | None
+    seeds: int
+    parameters: int
+    flops: int | None
+    seconds: float
+    images_per_second: float
+    metrics: dict[str, Spread]
+    audit: dict[str, Spread]  # exact_error, exact_flip_rate, interpolated_error, interpolated_flip_rate, ...
+    collapsed: int = 0  # seeds with a finding of level 'stop'
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model a minus model b on the same test images: paired bootstrap over images (or groups) and seeds; McNemar on
+    the decisions of the majority vote over the seeds."""
+
+    a: str
+    b: str
+    auc: Interval
+    accuracy: Interval
+    only_a_right: int
+    only_b_right: int
+    mcnemar_p: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report shows."""
+
+    name: str
+    dataset: DatasetInfo
+    runs: tuple[Run, ...]
+    summaries: tuple[Summary, ...]
+    differences: tuple[Difference, ...]
+    findings: tuple[Finding, ...]
+    config: str  # the whole study.yaml, every default written out
+    environment: dict[str, str]
+    confidence: float = 0.95
