@@ -4,6 +4,7 @@ A key that does not exist is refused with the nearest one that does, because a m
 is an experiment that was never run.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -57,10 +58,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise UsageError(f"override {override!r}: the value is not valid YAML") from None
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
-        try:
+        with suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     node: Any = tree
     *parents, last = key.split(".")
     for part in parents:

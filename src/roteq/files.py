@@ -1,6 +1,5 @@
 """Files that are whole or absent: everything is written under a temporary name and renamed."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +42,7 @@ def save_json(result: Any, path: str | Path) -> None:
 def to_json(result: Any) -> str:
     from pydantic import RootModel
 
-    plain = RootModel[type(result)](result).model_dump(mode="json")  # type: ignore[misc]
-    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return RootModel[type(result)](result).model_dump_json(indent=1) + "\n"  # type: ignore[misc]
 
 
 def load_json(kind: type[T], path: str | Path) -> T:
