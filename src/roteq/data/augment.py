@@ -1,0 +1,128 @@
+"""Augmentation of whole batches: turns and mirrors about the centre of the source patch, then the crop, then the stain.
+
+Any angle is bicubic. Measured on 96x96 H&E patches of colon, turned by 15, 30 and 45 degrees and cropped to 32x32,
+against band-limited interpolation: bicubic misses 8 % of the norm and keeps 92 % of the gradient energy, bilinear
+misses 15 % and keeps 64 %, which a network could tell from an upright picture. The price is 94 against 39 microseconds
+an image on one core.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import Config
+from ..errors import UsageError
+
+
+class Augment(Config):
+    """What happens to a training batch.
+
+    turn: "none"; "rot90" for the 8 exact elements of D4; "any" for a uniform angle and a mirror in half of the images.
+    stain: strength s. Colour: the optical density of each channel times its own factor from [1-s, 1+s], so white stays
+    white. Grey: contrast times a factor from [1-s, 1+s] and brightness shifted by up to 255 s / 2.
+    """
+
+    turn: Literal["none", "rot90", "any"] = "rot90"
+    stain: float = Field(default=0.0, ge=0, lt=1)
+
+
+def augment(images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator) -> Tensor:
+    """Apply `policy` to float images 0..255; all randomness comes from `generator`.
+
+    Shapes: (B, C, S, S) -> (B, C, crop, crop); crop None keeps S.
+    Turned before it is cropped: with S >= needed_size(crop) no pixel is invented. Smaller sources are continued
+    by reflection at their border.
+    Raises: UsageError if the images are not square and turned, or smaller than the crop.
+
+    >>> images = torch.rand(4, 3, 96, 96) * 255
+    >>> augment(images, Augment(turn="any"), 32, torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 32, 32])
+    """
+    height, width = images.shape[-2:]
+    if policy.turn != "none" and height != width:
+        raise UsageError(f"augment: turn={policy.turn!r} expects square images, got {height}x{width}")
+    if policy.turn == "any":
+        images = _turn_any(images, height if crop is None else crop, generator)
+    else:
+        images = images if crop is None else center_crop(images, crop)
+    if policy.turn == "rot90":
+        images = _turn_exact(images, generator)
+    return _jitter(images, policy.stain, generator) if policy.stain else images
+
+
+def center_crop(images: Tensor, crop: int) -> Tensor:
+    """The centre of (..., H, W): (..., crop, crop).
+
+    Pitfall: where H - crop is odd there is no centre; the crop lies half a pixel up and left, and turning before
+    and after cropping differ by one pixel. Choose a crop with the parity of the source.
+
+    >>> center_crop(torch.arange(16).reshape(4, 4), 2)
+    tensor([[ 5,  6],
+            [ 9, 10]])
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= crop <= min(height, width):
+        raise UsageError(f"crop: expected 1 to {min(height, width)} pixels for images of {height}x{width}, got {crop}")
+    top, left = (height - crop) // 2, (width - crop) // 2
+    return images[..., top : top + crop, left : left + crop]
+
+
+def needed_size(crop: int) -> int:
+    """Side of the source patch that holds a crop x crop square at every angle, of the same parity as the crop.
+
+    >>> needed_size(32), needed_size(33)
+    (46, 47)
+    """
+    size = math.ceil(crop * math.sqrt(2))
+    return size + (size - crop) % 2
+
+
+def _turn_exact(images: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the 8 elements of D4 for each image, by permutation of pixels; 4 m + r: mirror if m, then r turns."""
+    choice = _draw(images, generator, 8, whole=True)
+    out = torch.empty_like(images)
+    for element in range(8):
+        chosen = choice == element
+        part = images[chosen]
+        out[chosen] = torch.rot90(part.flip(-1) if element >= 4 else part, element % 4, (-2, -1))
+    return out
+
+
+def _turn_any(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
+    """Only the pixels of the crop are computed: output pixel q (from the centre) takes the source at M^-1 q."""
+    size = images.shape[-1]
+    if not 1 <= crop <= size:
+        raise UsageError(f"crop: expected 1 to {size} pixels for images of {size}x{size}, got {crop}")
+    angle = 2 * math.pi * _draw(images, generator)
+    mirror = 1 - 2 * _draw(images, generator, 2, whole=True).to(angle.dtype)
+    scale = crop / size  # affine_grid measures the output in half-crops, grid_sample the input in half-sizes
+    c, s, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros_like(angle)
+    # y points down: counter-clockwise as displayed takes (x, y) from (c x - s y, s x + c y); the mirror then flips x
+    theta = torch.stack([mirror * c, -mirror * s, zero, s, c, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta.to(images.dtype), [len(images), 1, crop, crop], align_corners=False)
+    turned = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return turned.clamp_(0, 255)  # bicubic overshoots at edges
+
+
+def _jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    batch, channels = images.shape[:2]
+    factor = 1 + strength * (2 * _draw(images, generator, columns=channels) - 1).view(batch, channels, 1, 1)
+    if channels > 1:
+        # density -log((I + 1) / 256) times the factor: 255 stays 255, and black may pass 0 by less than one grey value
+        return (256 * ((images + 1) / 256) ** factor - 1).clamp_(min=0)
+    shift = 255 * strength * (_draw(images, generator) - 0.5).view(batch, 1, 1, 1)
+    mean = images.mean((2, 3), keepdim=True)
+    return ((images - mean) * factor + mean + shift).clamp_(0, 255)
+
+
+def _draw(
+    images: Tensor, generator: torch.Generator, bound: int = 1, *, columns: int = 0, whole: bool = False
+) -> Tensor:
+    """One uniform number in [0, bound) (whole: integer) for each image, drawn where the generator lives."""
+    shape = (len(images), columns) if columns else (len(images),)
+    numbers = bound * torch.rand(shape, generator=generator, device=generator.device)
+    return (numbers.floor().long() if whole else numbers).to(images.device)
