@@ -42,7 +42,8 @@ def save_json(result: Any, path: str | Path) -> None:
 def to_json(result: Any) -> str:
     from pydantic import RootModel
 
-    return RootModel[type(result)](result).model_dump_json(indent=1) + "\n"  # type: ignore[misc]
+    model: Any = RootModel[type(result)]  # type: ignore[misc]
+    return model(result).model_dump_json(indent=1) + "\n"
 
 
 def load_json(kind: type[T], path: str | Path) -> T:

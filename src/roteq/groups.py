@@ -77,7 +77,7 @@ class Group:
         return g if self.is_mirror(g) else self.index(False, -g)
 
     def matrix(self, g: int) -> Tensor:
-        """The 2x2 orthogonal matrix of g on (x rightwards, y upwards), float64; exact zeros and ones for exact elements."""
+        """The 2x2 orthogonal matrix of g on (x, y upwards), float64; exact zeros and ones for exact elements."""
         turns = self.quarter_turns(g)
         if turns is None:
             angle = math.radians(self.angle(g))

@@ -127,7 +127,7 @@ class SE2CNNStudy(nn.Module):
         for layer in (self.lift, self.conv2, self.conv3, self.conv4, self.conv5):
             fan_in = layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
-            nn.init.constant_(layer.bias, 0.01)
+            nn.init.constant_(layer.get_parameter("bias"), 0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (36, 36):
