@@ -93,7 +93,7 @@ class AuditResult:
     images: int
     degenerate: bool  # the output hardly varies between images: no error can be stated
     turns: tuple[Turn, ...]  # exact elements first, then the interpolated angles
-    exact_error: float | None  # means over the turns; exact and interpolated are never mixed
+    exact_error: float | None  # mean over 90, 180, 270 degrees; exact and interpolated are never mixed
     exact_flip_rate: float | None
     interpolated_error: float | None
     interpolated_floor: float | None
@@ -101,6 +101,9 @@ class AuditResult:
     worst_angle_accuracy: float | None  # minimum over all turns of the accuracy
     always_right: float | None  # share of images classified rightly at every turn
     method: str = ""  # how the pictures were turned, in words
+    upright_accuracy: float | None = None  # on the same images, unturned
+    mirror_error: float | None = None  # mean over the mirror images, which a C_N network does not promise
+    mirror_flip_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Summary:
 @dataclass(frozen=True)
 class Difference:
     """Model a minus model b on the same test images: paired bootstrap over images (or groups) and seeds; McNemar on
-    the decisions of the majority vote over the seeds."""
+    the decisions of the mean probability over the seeds."""
 
     a: str
     b: str
