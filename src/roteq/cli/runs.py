@@ -1,0 +1,185 @@
+"""The parts of an investigation, alone: train, evaluate, predict, audit."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import RoteqError, UsageError, nearest
+from .app import DryRun, Json, MaxTime, Overrides, RunPath, Split, command, show, show_json
+
+
+@command("roteq train se2cnn data/tissue runs/one model.group=C8 train.epochs=10", continues=True)
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `roteq models` lists.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A prepared dataset.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for this run.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    max_time: MaxTime = None,
+    json: Json = False,
+) -> None:
+    """Train one network once."""
+    from ..training import fit
+
+    limit = [f"train.max_time={max_time!r}"] if max_time else []
+    model_config, train_config = training_configs(model, [*(overrides or []), *limit])
+    result = fit(model_config, data, train_config, out, progress=not json, dry_run=dry_run)
+    if json:
+        return show_json(result)
+    from ..report.text import findings_panel
+
+    if result.findings:
+        show(findings_panel(result.findings))
+    typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
+
+
+def training_configs(model: str, overrides: list[str]) -> tuple[Any, Any]:
+    """ModelConfig and TrainConfig of `roteq train`: overrides have the keys of a study, model.* and train.*."""
+    from ..config import apply_override, validate
+    from ..models import ModelConfig
+    from ..training import TrainConfig
+
+    tree: dict[str, Any] = {"model": {"name": model}, "train": {}}
+    for override in overrides:
+        apply_override(tree, override)
+    for key in tree:
+        if key not in ("model", "train"):
+            raise UsageError(f"override: unknown key {key!r}; {nearest(key, ('model', 'train'))}")
+    return validate(ModelConfig, tree["model"], "model"), validate(TrainConfig, tree["train"], "train")
+
+
+@command("roteq evaluate runs/one --split test")
+def evaluate(
+    run: RunPath,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Prepared data; else that of the run.")] = None,
+    split: Split = "test",
+    json: Json = False,
+) -> None:
+    """The numbers of one run on labelled images."""
+    from ..data import open_split
+    from ..inference import load_classifier, predict
+    from ..metrics import evaluate as evaluate_predictions
+
+    classifier = load_classifier(checkpoint_of(run))
+    images = open_split(data or data_of(run), split, channels=classifier.channels)
+    found = predict(classifier, images, progress=not json)
+    result = evaluate_predictions(found.labels, found.probabilities, found.classes, groups=found.groups)
+    if json:
+        return show_json(result)
+    from ..report.text import evaluation_table
+
+    show(evaluation_table(result))
+
+
+@command("roteq predict runs/one slides/patches --csv answers.csv")
+def predict(
+    run: RunPath,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="One image, or a folder of images.")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the answers to a CSV file.")] = None,
+    json: Json = False,
+) -> None:
+    """Class and score of one image or a folder of images."""
+    from ..data import open_folder
+    from ..inference import load_classifier
+    from ..inference import predict as answer
+
+    found = answer(load_classifier(checkpoint_of(run)), open_folder(images), progress=not json)
+    rows = [
+        {"image": name, "class": found.classes[row.argmax()], "score": float(row.max())}
+        | {f"p({label})": float(p) for label, p in zip(found.classes, row, strict=True)}
+        for name, row in zip(found.ids, found.probabilities, strict=True)
+    ]
+    if csv:
+        write_csv(rows, csv)
+        typer.echo(f"{len(rows)} answers: {csv}", err=json)
+    if json:
+        return show_json(rows)
+    if csv:
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("image", "class", "score", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(Text(row["image"]), Text(row["class"]), f"{row['score']:.3f}")
+    show(table)
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    import csv
+
+    from ..files import atomic_path
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["image", "class", "score"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@command("roteq audit runs/one data/tissue --max-flip-rate 0.05")
+def audit(
+    run: RunPath,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A prepared dataset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, such as angles=72 or images=0 (all).")
+    ] = None,
+    split: Split = "test",
+    max_flip_rate: Annotated[
+        float | None, typer.Option("--max-flip-rate", min=0, max=1, help="Exit with 1 if more answers flip at a turn.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What turning the pictures does to a network of roteq."""
+    from ..audit import AuditConfig
+    from ..audit import audit as turn
+    from ..config import load_config
+    from ..data import open_split
+    from ..inference import load_classifier
+
+    config = load_config(AuditConfig, overrides=overrides or [])
+    classifier = load_classifier(checkpoint_of(run))
+    images = open_split(data, split, channels=classifier.channels)
+    result = turn(
+        classifier,
+        images.images(range(len(images))),
+        images.labels,
+        crop=classifier.crop,
+        config=config,
+        groups=images.groups,
+        progress=not json,
+    )
+    if json:
+        show_json(result)
+    else:
+        from ..report.text import audit_table
+
+        show(audit_table(result))
+    worst = max(turn.flip_rate.value or 0.0 for turn in result.turns)
+    if max_flip_rate is not None and worst > max_flip_rate:
+        raise RoteqError(
+            f"--max-flip-rate: at the worst turn {worst:.1%} of the answers flip, more than {max_flip_rate:.1%}"
+        )
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The best weights of a run folder; a file is taken as it is."""
+    if not run.is_dir():
+        return run
+    path = run / "best.ckpt"
+    if path.exists():
+        return path
+    runs = sorted(best.parent.name for best in run.glob("*/best.ckpt"))
+    hint = f"; name one of its runs: {', '.join(runs)}" if runs else ""
+    raise RoteqError(f"{run}: expected the folder of a run, with best.ckpt in it{hint}")
+
+
+def data_of(run: Path) -> str:
+    """The data that a run was trained on, from its config.yaml."""
+    from ..config import load_config
+    from ..training.run import RunConfig
+
+    path = (run if run.is_dir() else run.parent) / "config.yaml"
+    if not path.exists():
+        raise UsageError(f"{run}: no config.yaml beside it, so name the data: roteq ... {run} DATA")
+    return load_config(RunConfig, path).data
