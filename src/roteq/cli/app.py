@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +89,16 @@ def show(*renderables: Any) -> None:
     console = Console()
     for renderable in renderables:
         console.print(renderable)
+
+
+def show_findings(findings: Sequence[Any]) -> None:
+    """What a guard saw goes to stderr, so that it is read beside JSON too."""
+    if findings:
+        from rich.console import Console
+
+        from ..report.text import findings_panel
+
+        Console(stderr=True).print(findings_panel(findings))
 
 
 def show_json(result: Any) -> None:

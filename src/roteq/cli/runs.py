@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RoteqError, UsageError, nearest
-from .app import DryRun, Json, MaxTime, Overrides, RunPath, Split, command, show, show_json
+from .app import DryRun, Json, MaxTime, Overrides, RunPath, Split, command, show, show_findings, show_json
 
 
 @command("roteq train se2cnn data/tissue runs/one model.group=C8 train.epochs=10", continues=True)
@@ -25,12 +25,9 @@ def train(
     limit = [f"train.max_time={max_time!r}"] if max_time else []
     model_config, train_config = training_configs(model, [*(overrides or []), *limit])
     result = fit(model_config, data, train_config, out, progress=not json, dry_run=dry_run)
+    show_findings(result.findings)
     if json:
         return show_json(result)
-    from ..report.text import findings_panel
-
-    if result.findings:
-        show(findings_panel(result.findings))
     typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
 
 
@@ -63,8 +60,10 @@ def evaluate(
 
     classifier = load_classifier(checkpoint_of(run))
     images = open_split(data or data_of(run), split, channels=classifier.channels)
+    check_classes(images.classes, classifier.classes)
     found = predict(classifier, images, progress=not json)
     result = evaluate_predictions(found.labels, found.probabilities, found.classes, groups=found.groups)
+    show_findings(found.findings)
     if json:
         return show_json(result)
     from ..report.text import evaluation_table
@@ -90,6 +89,7 @@ def predict(
         | {f"p({label})": float(p) for label, p in zip(found.classes, row, strict=True)}
         for name, row in zip(found.ids, found.probabilities, strict=True)
     ]
+    show_findings(found.findings)
     if csv:
         write_csv(rows, csv)
         typer.echo(f"{len(rows)} answers: {csv}", err=json)
@@ -140,6 +140,7 @@ def audit(
     config = load_config(AuditConfig, overrides=overrides or [])
     classifier = load_classifier(checkpoint_of(run))
     images = open_split(data, split, channels=classifier.channels)
+    check_classes(images.classes, classifier.classes)
     result = turn(
         classifier,
         images.images(range(len(images))),
@@ -172,6 +173,12 @@ def checkpoint_of(run: Path) -> Path:
     runs = sorted(best.parent.name for best in run.glob("*/best.ckpt"))
     hint = f"; name one of its runs: {', '.join(runs)}" if runs else ""
     raise RoteqError(f"{run}: expected the folder of a run, with best.ckpt in it{hint}")
+
+
+def check_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    """The labels of the images must mean what the answers of the network mean."""
+    if tuple(found) != tuple(expected):
+        raise UsageError(f"DATA: expected the classes {', '.join(expected)} in this order, got {', '.join(found)}")
 
 
 def data_of(run: Path) -> str:

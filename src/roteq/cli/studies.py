@@ -19,8 +19,9 @@ def demo(
 ) -> None:
     """The whole investigation, on built-in data."""
     from ..study import demo as run_demo
+    from ..study.demo import demo_config
 
-    _show_study(run_demo(out, progress=not json), out, json)
+    _show_study(run_demo(out, progress=not json), demo_config(out).folder, json)
 
 
 @command("roteq investigate study.yaml train.epochs=20", continues=True)
