@@ -1,0 +1,7 @@
+"""Training: one LightningModule, one `fit()`."""
+
+from .config import TrainConfig
+from .module import Classifier
+from .run import fit
+
+__all__ = ["Classifier", "TrainConfig", "fit"]

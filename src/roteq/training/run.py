@@ -1,0 +1,324 @@
+"""fit(): one network, one dataset, one protocol, one folder. Whatever stops it, the same call again continues."""
+
+import logging
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from torch import Tensor
+
+from ..config import Config, load_config, save_yaml
+from ..data import PatchDataset, dataset_info, open_split
+from ..errors import RoteqError, UsageError
+from ..files import load_json, save_json
+from ..models import ModelConfig
+from ..results import Fit
+from . import guards, measure
+from .callbacks import Bar, Clock, Record, TimeUp, write_metrics
+from .checkpoint import WholeFiles, read_checkpoint, restore
+from .config import Precision, TrainConfig
+from .feed import CHUNK, InOrder, Shuffled, loader, pixels_of, share_of, world
+from .module import Classifier
+
+MAY_DIFFER = {("data",), ("precision",), ("train", "max_time"), ("train", "workers")}  # none of them changes a number
+EXPECTED = (  # what Lightning says about choices that are made on purpose here
+    "The '.*_dataloader' does not have many workers",
+    r"Found \d+ module\(s\) in eval mode",
+    "GPU available but not used",
+    ".*isinstance.treespec, LeafSpec.* is deprecated",
+)
+
+
+class RunConfig(Config):
+    """config.yaml of a run folder."""
+
+    model: ModelConfig
+    data: str
+    dataset: str  # which images: the hash in dataset.json, or the path where there is none
+    train: TrainConfig
+    precision: Precision  # what train.precision came to on this machine
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run whose data is open and whose configuration fits it."""
+
+    config: RunConfig
+    out: Path
+    train_set: PatchDataset
+    val_set: PatchDataset
+    chosen: Tensor  # indices of the training images in use
+    checked: Tensor  # indices of the validation images in use
+    trial: bool  # a dry run judges nothing
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.train_set.labels is not None
+        return self.train_set.labels[self.chosen]
+
+    def sample(self, number: int) -> Tensor:
+        """Indices of so many training images, evenly spread, so of every class."""
+        return self.chosen[torch.linspace(0, len(self.chosen) - 1, min(len(self.chosen), number)).long()]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.train_set.labels is not None
+        return self.train_set.images(indices.tolist()), self.train_set.labels[indices]
+
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        return self.batch(self.sample(self.config.train.batch_size))
+
+
+def fit(
+    model: ModelConfig,
+    data: str | Path,
+    train: TrainConfig,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    dry_run: bool = False,
+) -> Fit:
+    """Train `model` on the splits `train` and `validation` of the prepared dataset `data`.
+
+    Writes to `out`: config.yaml, metrics.csv, best.ckpt (lowest validation loss), last.ckpt, tensorboard/ and, at the
+    end, fit.json. Called again it continues after the last whole epoch and ends with the same weights as an undisturbed
+    run on the same machine; a finished run is only read. A network that a guard stops is no error: see Fit.findings.
+    dry_run: one batch through everything, in a temporary folder.
+    Under torchrun the processes share every batch.
+
+    Raises: UsageError if `out` holds a run with another configuration or the images do not fit the network; RoteqError
+    if last.ckpt is damaged or of another run.
+    """
+    if not dry_run:
+        return _fit(model, Path(data), train, Path(out), progress, trial=False)
+    with tempfile.TemporaryDirectory() as folder:
+        once = train.model_copy(update={"epochs": 1, "max_time": None})
+        return _fit(model, Path(data), once, Path(folder), progress=False, trial=True)
+
+
+def _fit(model: ModelConfig, data: Path, train: TrainConfig, out: Path, progress: bool, *, trial: bool) -> Fit:
+    wanted = RunConfig(model=model, data=str(data), dataset=_identity(data), train=train, precision=32)
+    recorded = _recorded(out, wanted)
+    if recorded and (out / "fit.json").is_file():
+        return load_json(Fit, out / "fit.json")
+    job = _open(wanted, out, trial)
+    progress = progress and world()[0] == 0
+    with _exclusive(out), torch.random.fork_rng(devices=[]):
+        classifier = _prepare(job, recorded)
+        precision = recorded.precision if recorded else _precision(job, classifier)
+        if world()[0] == 0:
+            save_yaml(wanted.model_copy(update={"precision": precision}), out / "config.yaml")
+        if progress:
+            _announce(job, classifier, precision)
+        complete = classifier.finished or _train(job, classifier, precision, progress)
+        return _close(job, classifier, complete)
+
+
+def _identity(data: Path) -> str:
+    info = dataset_info(data)
+    return info.sha256 or str(data.resolve())
+
+
+def _recorded(out: Path, wanted: RunConfig) -> RunConfig | None:
+    """The configuration of the run in `out`, if there is one. Raises: UsageError if it is another run."""
+    if not (out / "config.yaml").is_file():
+        return None
+    found = load_config(RunConfig, out / "config.yaml")
+    for key, before, now in _differences(found.model_dump(mode="json"), wanted.model_dump(mode="json")):
+        if key not in MAY_DIFFER:
+            raise UsageError(
+                f"{out}: holds a run with {'.'.join(key)}: {before!r}, now it is {now!r}; choose another folder, or "
+                "remove this one to start again"
+            )
+    return found
+
+
+def _differences(a: object, b: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object, object]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a | b:
+            yield from _differences(a.get(key), b.get(key), (*path, key))
+    elif a != b:
+        yield path, a, b
+
+
+def _open(config: RunConfig, out: Path, trial: bool) -> Job:
+    """Open both splits and check that protocol, images and processes go together."""
+    train = config.train
+    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "validation")
+    if train_set.classes != val_set.classes:
+        raise UsageError(f"{config.data}: train has classes {train_set.classes}, validation has {val_set.classes}")
+    for split, dataset in (("train", train_set), ("validation", val_set)):
+        if dataset.labels is None or not len(dataset.labels):
+            raise UsageError(f"{config.data}: expected labelled images in the {split} split, found none")
+    if train_set.channels != val_set.channels:
+        raise UsageError(f"{config.data}: train has {train_set.channels} channels, validation has {val_set.channels}")
+    size = min(*train_set.size, *val_set.size)
+    if train.crop is not None and train.crop > size:
+        raise UsageError(f"train.crop: expected at most {size}, the size of the stored patches, got {train.crop}")
+    if train.precision == 16 and measure.device().type == "cpu":
+        raise UsageError("train.precision: 16 needs a GPU; choose 32, bf16 or auto")
+    if train.batch_size % world()[1]:
+        raise UsageError(f"train.batch_size: expected a multiple of the {world()[1]} processes, got {train.batch_size}")
+    assert train_set.labels is not None and val_set.labels is not None
+    chosen = share_of(train_set.labels, train.share, train.seed)
+    checked = torch.arange(len(val_set.labels))
+    if trial:
+        chosen = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), train.batch_size)).long()]
+        checked = checked[: train.batch_size]
+    return Job(config, out, train_set, val_set, chosen, checked, trial)
+
+
+def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
+    """The classifier as it stands before the next epoch: new, or with the history and statistics of last.ckpt."""
+    config, last = job.config, job.out / "last.ckpt"
+    settings = {
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "classes": list(job.train_set.classes),
+        "channels": job.train_set.channels,
+    }
+    classifier = Classifier(**settings)  # type: ignore[arg-type]
+    if last.exists():
+        content = read_checkpoint(last)
+        for key, before, now in _differences(content["hyper_parameters"], settings):
+            if key not in MAY_DIFFER:
+                raise RoteqError(f"{last}: a checkpoint of another run: {'.'.join(key)} is {before!r}, now {now!r}")
+        restore(classifier, content, last)
+        return classifier
+    classifier.learn_statistics(pixels_of(job.train_set, job.chosen, config.train.crop), job.labels)
+    classifier.findings += guards.at_start(classifier, *job.first_batch())
+    return classifier
+
+
+def _precision(job: Job, classifier: Classifier) -> Precision:
+    wanted = job.config.train.precision
+    if wanted != "auto":
+        return wanted
+    return measure.faster_precision(classifier, *job.first_batch(), processes=world()[1])
+
+
+def _announce(job: Job, classifier: Classifier, precision: Precision) -> None:
+    """Say how long it will take, before it begins."""
+    train = job.config.train
+    steps, left = max(1, len(job.chosen) // train.batch_size), train.epochs - len(classifier.history)
+    if left <= 0:
+        return
+    step = measure.step_seconds(classifier, *job.first_batch(), precision)
+    looks = len(job.checked) / train.batch_size / 3  # a forward pass is about a third of a step
+    text = f"{classifier.model_config.label}: about {measure.duration(left * (steps + looks) * step)} for {left} epochs"
+    Console(stderr=True).print(f"{text} ({steps} steps of {1000 * step:.0f} ms)", highlight=False)
+
+
+@contextmanager
+def _exclusive(out: Path) -> Iterator[None]:
+    """Hold the folder while training. The lock dies with the process. Raises: UsageError if another one holds it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be an output folder ({error.strerror})") from None
+    if sys.platform == "win32" or world()[0] != 0:
+        yield
+        return
+    import fcntl
+
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise UsageError(f"{out}: another process is training in this folder") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its banners, and without its advice against what is meant here."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for message in EXPECTED:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def _train(job: Job, classifier: Classifier, precision: Precision, progress: bool) -> bool:
+    """Run the epochs that are left. False: the time limit came first."""
+    train = job.config.train
+    batches = Shuffled(job.chosen, train.batch_size, train.seed, epoch=lambda: len(classifier.history))
+    callbacks: list[Callback] = [Record(job.out, len(batches) * min(train.batch_size, len(job.chosen)))]
+    callbacks += [Clock(train.seconds)] if train.seconds else []
+    callbacks += [Bar(classifier.model_config.label)] if progress else []
+    local, interrupt = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), signal.getsignal(signal.SIGINT)
+    with _quiet():
+        trainer = Trainer(
+            max_epochs=train.epochs,
+            devices=local,
+            num_nodes=world()[1] // local,
+            strategy="ddp" if world()[1] > 1 else "auto",
+            precision={32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}[precision],  # type: ignore[arg-type]
+            plugins=[WholeFiles()],
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(
+                classifier.train(),
+                loader(job.train_set, batches, train.workers),
+                loader(job.val_set, InOrder(job.checked, max(train.batch_size, CHUNK // 2)), train.workers),
+                ckpt_path=job.out / "last.ckpt" if classifier.history else None,
+                weights_only=True,
+            )
+        except TimeUp:
+            return False
+        except SystemExit:  # how Lightning passes on Ctrl-C, with the signal switched off
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from None
+    return True
+
+
+def _close(job: Job, classifier: Classifier, complete: bool) -> Fit:
+    """Sum up the run with its best weights; a complete one gets its fit.json."""
+    history, train = classifier.history, job.config.train
+    findings = [f for f in classifier.findings if not (job.trial and f.guard == "constant predictor")]
+    if world()[0] == 0 and history and not job.trial:
+        classifier.load_state_dict(read_checkpoint(job.out / "best.ckpt")["state_dict"])
+        shares = job.labels.bincount().double() / len(job.labels)
+        batches = map(job.batch, job.sample(CHUNK // 2).split(train.batch_size))
+        findings += guards.at_end(classifier.to(measure.device()), batches, float(torch.special.entr(shares).sum()))
+    result = Fit(
+        epochs=len(history),
+        best_epoch=classifier.best_epoch,
+        seconds=sum(row["seconds"] or 0.0 for row in history),
+        images_per_second=statistics.median(row["images_per_second"] or 0.0 for row in history) if history else 0.0,
+        parameters=sum(p.numel() for p in classifier.network.parameters()),
+        flops=measure.flops(classifier, job.first_batch()[0]),
+        history=tuple(history),
+        findings=(*findings, *([] if complete else [TimeUp.finding])),
+    )
+    if world()[0] == 0 and complete:
+        write_metrics(history, job.out)
+        save_json(result, job.out / "fit.json")
+    return result
