@@ -53,6 +53,7 @@ class DatasetInfo:
     duplicates: int = 0  # identical images found (kept together in one split)
     sha256: str = ""  # of the sorted lines "path sha256-of-file" of the index
     findings: tuple[Finding, ...] = ()
+    source_sha256: str = ""  # of the source's table: ids, labels, groups, splits, file sizes and dates
 
 
 @dataclass(frozen=True)
