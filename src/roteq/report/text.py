@@ -1,0 +1,78 @@
+"""The same tables and the verdict for the terminal: functions that return rich renderables and print nothing."""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..results import AuditResult, DatasetInfo, Evaluation, Finding, Study
+from . import tables
+from .tables import Table
+from .verdict import Verdict
+
+
+def render(table: Table) -> RichTable:
+    """A table of plain text cells; nothing in a cell is read as markup."""
+    style = {"box": box.SIMPLE_HEAD, "pad_edge": False, "title_justify": "left", "title_style": "italic"}
+    out = RichTable(title=escape(table.caption), **style)  # type: ignore[arg-type]
+    for i, column in enumerate(table.columns):
+        cells = [len(row[i]) for row in table.rows] if table.numeric(i) else []
+        out.add_column(escape(column), justify="right" if cells else "left", min_width=max(cells, default=None))
+    for i, row in enumerate(table.rows):
+        out.add_row(*(Text(cell) for cell in row), style="red" if i in table.alert else None)
+    return out
+
+
+def facts(values: Mapping[str, str]) -> RichTable:
+    out = RichTable.grid(padding=(0, 2))
+    out.add_column(style="bold", no_wrap=True)
+    out.add_column(overflow="fold")
+    for name, value in values.items():
+        out.add_row(Text(name), Text(value))
+    return out
+
+
+def summary_table(study: Study) -> RenderableType:
+    """The comparison of the models, and the paired differences where there are any."""
+    parts = [render(tables.comparison(study, brief=True))]
+    if study.differences:
+        parts.append(render(tables.differences(study, brief=True)))
+    return Group(*parts)
+
+
+def dataset_table(info: DatasetInfo) -> RenderableType:
+    parts: list[RenderableType] = [render(tables.dataset(info)), facts(tables.dataset_facts(info))]
+    return Group(*parts, *([findings_panel(info.findings)] if info.findings else []))
+
+
+def evaluation_table(evaluation: Evaluation) -> RenderableType:
+    return Group(render(tables.metrics(evaluation)), render(tables.classes(evaluation)))
+
+
+def audit_table(audit: AuditResult) -> RenderableType:
+    return Group(render(tables.turns(audit)), facts(tables.audit_facts(audit)))
+
+
+def verdict_panel(verdict: Verdict) -> RenderableType:
+    lines = [Text(verdict.headline, style="bold red" if verdict.void else "bold"), Text()]
+    lines += [Text(sentence) for sentence in verdict.sentences]
+    if verdict.distrust:
+        lines += [Text(), Text("What to distrust", style="bold"), *(Text(f"• {reason}") for reason in verdict.distrust)]
+    return Panel(Group(*lines), title="Verdict", title_align="left", border_style="red" if verdict.void else "green")
+
+
+def findings_panel(findings: Sequence[Finding]) -> RenderableType:
+    """STOP and WARNING in words; what was seen, then what to try. An empty sequence gives an empty text."""
+    if not findings:
+        return Text()
+    lines: list[Text] = []
+    for f in findings:
+        word, style = ("STOP", "bold red") if f.level == "stop" else ("WARNING", "bold yellow")
+        lines.append(Text.assemble((f"{word} ", style), (f"{f.guard}: ", "bold"), f.message))
+        lines += [Text(f"  Try: {f.advice}")] if f.advice else []
+    stop = any(f.level == "stop" for f in findings)
+    return Panel(Group(*lines), title="Findings", title_align="left", border_style="red" if stop else "yellow")
