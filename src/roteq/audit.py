@@ -247,16 +247,21 @@ def center(pixels: np.ndarray, size: int) -> np.ndarray:
 def prefilter(pixels: np.ndarray) -> np.ndarray:
     """Cubic B-spline coefficients of (S, S, M) that reproduce the pixels, mirrored at the border (no repeated edge).
 
-    The inverse of the tridiagonal matrix (1, 4, 1)/6 along both axes: a dense product is faster than the recursion.
+    The inverse of the tridiagonal matrix (1, 4, 1)/6 along both axes. As a dense product it is faster than the usual
+    recursion; torch does it, so that it keeps to the threads of the model.
     """
+    import torch
+
     s = len(pixels)
     tridiagonal = 4 * np.eye(s)
     for i in range(s):
         for j in (i - 1, i + 1):
             tridiagonal[i, mirrored(np.array(j), s)] += 1
-    inverse = np.linalg.inv(tridiagonal / 6).astype(pixels.dtype)
-    rows = (inverse @ pixels.reshape(s, -1)).reshape(pixels.shape)
-    return np.matmul(inverse, rows)
+    inverse = np.linalg.inv(tridiagonal / 6)
+    inverse[np.abs(inverse) < 1e-12] = 0  # float32 would make slow denormal numbers of them
+    filtering = torch.from_numpy(inverse.astype(pixels.dtype))
+    rows = (filtering @ torch.from_numpy(pixels.reshape(s, -1))).reshape(pixels.shape)
+    return torch.matmul(filtering, rows).numpy()
 
 
 def mirrored(index: np.ndarray, size: int) -> np.ndarray:
