@@ -52,7 +52,7 @@ def comparison(study: Study, brief: bool = False) -> Table:
                 "flips, any angle": percent(_audit(s, "interpolated_flip_rate")),
                 "error, quarter turns": error(_audit(s, "exact_error")),
                 "error, any angle": error(_audit(s, "interpolated_error")),
-                "parameters": f"{s.parameters:,}",
+                "parameters": human(s.parameters) if brief else f"{s.parameters:,}",
                 "FLOPs": human(s.flops),
                 "images/s": human(s.images_per_second),
                 "training": duration(s.seconds),

@@ -16,12 +16,17 @@ from .verdict import Verdict
 
 
 def render(table: Table) -> RichTable:
-    """A table of plain text cells; nothing in a cell is read as markup."""
-    style = {"box": box.SIMPLE_HEAD, "pad_edge": False, "title_justify": "left", "title_style": "italic"}
-    out = RichTable(title=escape(table.caption), **style)  # type: ignore[arg-type]
+    """A table of plain text cells; nothing in a cell is read as markup. Numbers are not broken over lines."""
+    style = {"box": box.SIMPLE_HEAD, "show_edge": False, "title_justify": "left", "title_style": "italic"}
+    out = RichTable(title=escape(table.caption), collapse_padding=True, **style)  # type: ignore[arg-type]
     for i, column in enumerate(table.columns):
-        cells = [len(row[i]) for row in table.rows] if table.numeric(i) else []
-        out.add_column(escape(column), justify="right" if cells else "left", min_width=max(cells, default=None))
+        if table.numeric(i):
+            narrow = len(column) > max((len(row[i]) for row in table.rows), default=0)
+            name = column.replace(" ", "\n") if narrow else column
+            out.add_column(Text(name), justify="right", no_wrap=True, overflow="ellipsis")
+        else:
+            longest = max((len(word) for row in table.rows for word in row[i].split()), default=0)
+            out.add_column(Text(column), min_width=min(longest, 16), overflow="fold")
     for i, row in enumerate(table.rows):
         out.add_row(*(Text(cell) for cell in row), style="red" if i in table.alert else None)
     return out
@@ -38,23 +43,23 @@ def facts(values: Mapping[str, str]) -> RichTable:
 
 def summary_table(study: Study) -> RenderableType:
     """The comparison of the models, and the paired differences where there are any."""
-    parts = [render(tables.comparison(study, brief=True))]
+    parts: list[RenderableType] = [render(tables.comparison(study, brief=True))]
     if study.differences:
-        parts.append(render(tables.differences(study, brief=True)))
+        parts += [Text(), render(tables.differences(study, brief=True))]
     return Group(*parts)
 
 
 def dataset_table(info: DatasetInfo) -> RenderableType:
-    parts: list[RenderableType] = [render(tables.dataset(info)), facts(tables.dataset_facts(info))]
+    parts: list[RenderableType] = [render(tables.dataset(info)), Text(), facts(tables.dataset_facts(info))]
     return Group(*parts, *([findings_panel(info.findings)] if info.findings else []))
 
 
 def evaluation_table(evaluation: Evaluation) -> RenderableType:
-    return Group(render(tables.metrics(evaluation)), render(tables.classes(evaluation)))
+    return Group(render(tables.metrics(evaluation)), Text(), render(tables.classes(evaluation)))
 
 
 def audit_table(audit: AuditResult) -> RenderableType:
-    return Group(render(tables.turns(audit)), facts(tables.audit_facts(audit)))
+    return Group(render(tables.turns(audit)), Text(), facts(tables.audit_facts(audit)))
 
 
 def verdict_panel(verdict: Verdict) -> RenderableType:
