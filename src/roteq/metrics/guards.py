@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import UsageError
 from ..results import Finding
 from .arrays import as_array, as_labels
 
@@ -33,6 +34,10 @@ def check_constant(labels: Any, predictions: Any, classes: Sequence[str], where:
     """
     labels = as_labels("check_constant", labels, len(classes))
     predictions = as_labels("check_constant", predictions, len(classes))
+    if len(labels) != len(predictions):
+        raise UsageError(
+            f"check_constant: expected as many predictions as labels, got {len(predictions)} and {len(labels)}"
+        )
     counts = np.bincount(labels, minlength=len(classes))
     answers = np.bincount(predictions, minlength=len(classes))
     top = int(answers.argmax())
