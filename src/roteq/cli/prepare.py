@@ -42,14 +42,20 @@ def prepare(
 ) -> None:
     """Make a dataset out of raw images; restartable."""
     given = {
-        "kind": kind, "crop": crop, "size": size, "mode": mode, "format": format, "quality": quality,
-
-            "shares": _numbers(shares),
-            "split": split,
-            "class_names": _names(class_names),
-            "group_column": group_column
-        ,
-        "seed": seed, "limit": limit, "skip_bad": skip_bad, "workers": workers,
+        "kind": kind,
+        "crop": crop,
+        "size": size,
+        "mode": mode,
+        "format": format,
+        "quality": quality,
+        "shares": _numbers(shares),
+        "split": split,
+        "class_names": _names(class_names),
+        "group_column": group_column,
+        "seed": seed,
+        "limit": limit,
+        "skip_bad": skip_bad,
+        "workers": workers,
     }
     from ..config import validate
     from ..data import PrepareOptions, synthetic_tissue

@@ -28,6 +28,8 @@ def train(
     show_findings(result.findings)
     if json:
         return show_json(result)
+    if dry_run:
+        return typer.echo("The dry run works: one batch went through everything; nothing was kept.")
     typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
 
 
