@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from roteq.config import load_config, validate
-from roteq.data import Augment, open_split
+from roteq.data import Augment, PrepareOptions, open_split, prepare, synthetic_tissue
 from roteq.errors import RoteqError, UsageError
 from roteq.models import ModelConfig
 from roteq.models.registry import MODELS
 from roteq.results import Fit
 from roteq.training import Classifier, TrainConfig, fit, guards, measure, run
-from roteq.training.callbacks import Record
+from roteq.training.callbacks import Clock
 from roteq.training.checkpoint import WholeFiles, read_checkpoint
 from roteq.training.config import learning_rate
-from roteq.training.feed import InOrder, Shuffled, pixels_of, share_of, stream
+from roteq.training.feed import InOrder, Shuffled, pixels_of, share_of
 from roteq.training.module import scores
 
 TIMES = ("seconds", "images_per_second")
@@ -57,7 +58,13 @@ def blind(in_channels: int = 1, num_classes: int = 2) -> nn.Module:
     return Blind(num_classes)
 
 
-TOYS = {"tiny": tiny, "blind": blind}
+def smooth(in_channels: int = 1, num_classes: int = 2) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )
+
+
+TOYS = {"tiny": tiny, "blind": blind, "smooth": smooth}
 
 
 @pytest.fixture(autouse=True)
@@ -317,7 +324,7 @@ def test_a_run_leaves_a_whole_folder(undisturbed: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
     assert names == {"config.yaml", "metrics.csv", "best.ckpt", "last.ckpt", "fit.json", "tensorboard"}
     result = json.loads((undisturbed / "fit.json").read_text())
-    rows = list(csv.DictReader((undisturbed / "metrics.csv").open()))
+    rows = list(csv.DictReader((undisturbed / "metrics.csv").read_text().splitlines()))
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result["history"]]
     assert len(rows) == result["epochs"] == 4
     losses = [row["val_loss"] for row in result["history"]]
@@ -364,6 +371,19 @@ class Killed(BaseException):
     """Nothing below may tidy up after it."""
 
 
+def interrupt_after(number: int, function: Any) -> Any:
+    """`function`, until its call of that number dies."""
+    calls = []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return function(*args, **kwargs)
+
+    return dying
+
+
 KILLS = {
     "in epoch 1": ("on_train_batch_start", 3),
     "in epoch 3": ("on_train_batch_start", 12),
@@ -387,18 +407,383 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     name, call = KILLS[moment]
     where = {"save_checkpoint": WholeFiles, "write_metrics": sys.modules["roteq.training.callbacks"], "save_json": run}
     target = where.get(name, Classifier)
-    original, calls = getattr(target, name), []
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if len(calls) == call:
-            raise Killed
-        return original(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(target, name, dying)
+        patch.setattr(target, name, interrupt_after(call, getattr(target, name)))
         with pytest.raises(Killed):
             train(data, tmp_path / "out", **change)
     assert not (tmp_path / "out" / "fit.json").exists()
     train(data, tmp_path / "out", **change)
     assert_same_run(tmp_path / "out", straight)
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_the_system_ends_like_an_undisturbed_one(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of writing the second last.ckpt, in a process of its own."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import os, signal, torch, test_training as t\n"
+        "from pathlib import Path\n"
+        "t.MODELS.update(t.TOYS)\n"
+        "original, calls = torch.save, []\n"
+        "def save(content, file):\n"
+        "    original(content, file)\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 4: file.truncate(100); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "torch.save = save\n"
+        f"t.train(Path({str(data)!r}), Path({str(tmp_path)!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(read_checkpoint(tmp_path / "last.ckpt")["roteq"]["history"]) == 1
+    assert list(tmp_path.glob(".*"))  # half a checkpoint, under a name that nothing reads
+    train(data, tmp_path)
+    assert_same_run(tmp_path, undisturbed)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_reading_in_other_processes_changes_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "validation_step", interrupt_after(2, Classifier.validation_step))
+        with pytest.raises(Killed):
+            train(data, tmp_path, workers=1)
+    train(data, tmp_path, workers=1)
+    assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "last.ckpt: not a checkpoint, or a damaged one"),
+        (b"", "last.ckpt: not a checkpoint, or a damaged one"),
+        ({"weights": 1}, "not a checkpoint of roteq: expected what 'roteq train' writes"),
+        ({"state_dict": {}}, "a checkpoint of another program"),
+        ("blind", "a checkpoint of another run: model.name is 'blind', now 'tiny'"),
+        ("lr", "a checkpoint of another run: train.lr is 0.5, now 0.03"),
+        ("shapes", "a checkpoint of another model than tiny: size mismatch"),
+        ("history", "a checkpoint of another model than tiny: 'roteq'"),
+    ],
+    ids=["text", "empty", "other dict", "other program", "other model", "other protocol", "other shapes", "no history"],
+)
+def test_a_foreign_last_checkpoint_is_refused(content: Any, message: str, data: Path, tmp_path: Path) -> None:
+    last = tmp_path / "out" / "last.ckpt"
+    if isinstance(content, bytes):
+        last.parent.mkdir()
+        last.write_bytes(content)
+    elif isinstance(content, dict):
+        last.parent.mkdir()
+        torch.save(content, last)
+    else:
+        settings = {"lr": 0.5} if content == "lr" else {}
+        train(data, tmp_path / "out", "blind" if content == "blind" else "tiny", epochs=1, **settings)
+        (tmp_path / "out" / "config.yaml").unlink()
+        written = read_checkpoint(last)
+        if content == "shapes":
+            written["state_dict"]["network.0.weight"] = torch.zeros(5, 1, 3, 3)
+        if content == "history":
+            del written["roteq"]
+        torch.save(written, last)
+    with pytest.raises(RoteqError, match=message):
+        train(data, tmp_path / "out", epochs=1)
+
+
+def test_a_damaged_last_checkpoint_is_refused(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "out")
+    (tmp_path / "out" / "fit.json").unlink()
+    with (tmp_path / "out" / "last.ckpt").open("r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(RoteqError, match=r"last.ckpt: not a checkpoint, or a damaged one \(RuntimeError\)"):
+        train(data, tmp_path / "out")
+
+
+def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / "held").open("w"):
+        holder = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process is training in this folder"):
+            train(data, tmp_path)
+        os.close(holder)
+
+
+def test_an_output_that_is_a_file_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="file: cannot be an output folder"):
+        train(data, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(content: Any, file: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RoteqError, match=r"best.ckpt: could not be written: No space left on device"):
+        train(data, tmp_path)
+    assert not list(tmp_path.glob("*.ckpt")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 13}, "train.crop: expected at most 12, the size of the stored patches, got 13"),
+        ({"precision": 16}, "train.precision: 16 needs a GPU"),
+    ],
+)
+def test_a_protocol_that_does_not_fit_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        train(data, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match=r"train.batch_size: expected a multiple of the 3 processes, got 16"):
+        train(data, tmp_path)
+
+
+def test_splits_with_other_classes_are_refused(data: Path, tmp_path: Path) -> None:
+    original = run.open_split
+
+    def other(root: Path, split: str) -> Any:
+        dataset = original(root, split)
+        dataset.classes = dataset.classes if split == "train" else ("fine", "other")
+        return dataset
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match=r"train has classes .* validation has"):
+        patch.setattr(run, "open_split", other)
+        train(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("labels", None, "expected labelled images in the validation split"),
+        ("channels", 3, "train has 1 channels, validation has 3"),
+    ],
+)
+def test_splits_that_do_not_match_are_refused(
+    attribute: str, value: Any, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run.open_split
+
+    def other(root: Path, split: str) -> Any:
+        dataset = original(root, split)
+        if split == "validation":
+            setattr(dataset, attribute, value)
+        return dataset
+
+    monkeypatch.setattr(run, "open_split", other)
+    with pytest.raises(UsageError, match=message):
+        train(data, tmp_path)
+
+
+def test_a_dry_run_goes_through_everything_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    result = fit(model(), data, protocol(max_time=1), tmp_path / "out", progress=False, dry_run=True)
+    assert result.epochs == 1 and result.history[0]["val_loss"] is not None and result.flops
+    assert not (tmp_path / "out").exists()
+    assert not any(finding.level == "stop" for finding in result.findings)
+
+
+def test_the_time_limit_stops_in_good_order_and_the_run_can_be_continued(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    result = train(data, tmp_path, max_time=1e-5)
+    assert [(f.guard, f.level) for f in result.findings] == [("time limit", "warn")] and result.epochs == 0
+    assert not (tmp_path / "fit.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clock, "on_train_batch_end", lambda *args: None)
+        assert train(data, tmp_path, max_time=1e-5).epochs == 1
+    train(data, tmp_path)
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_early_stopping_ends_the_run(data: Path, tmp_path: Path) -> None:
+    result = train(
+        data, tmp_path, lr=1e-12, schedule="constant", early_stopping=2, epochs=30, augment=Augment(turn="none")
+    )
+    assert result.epochs - result.best_epoch == 2
+
+
+def test_ctrl_c_passes_through(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "validation_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize(("times", "expected"), [((1.0, 0.5), "bf16"), ((1.0, 0.99), 32), ((1.0, 3.0), 32)])
+def test_auto_precision_takes_what_is_faster_and_keeps_to_it(
+    times: tuple[float, float], expected: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "step_seconds", lambda *args: times[args[-1] == "bf16"])
+    train(data, tmp_path, precision="auto", epochs=1)
+    assert load_config(run.RunConfig, tmp_path / "config.yaml").precision == expected
+    (tmp_path / "fit.json").unlink()
+    monkeypatch.setattr(measure, "step_seconds", lambda *args: pytest.fail("measured again"))
+    train(data, tmp_path, precision="auto", epochs=1)
+
+
+def test_several_processes_agree_on_the_precision_without_measuring() -> None:
+    chosen = measure.faster_precision(classifier(), torch.zeros(2, 1, 12, 12), torch.zeros(2).long(), processes=2)
+    assert chosen == ("bf16" if torch.cuda.is_available() else 32)
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": "bf16"}, {"label_smoothing": 0.1, "class_weights": True}, {"share": 0.4}]
+)
+def test_other_protocols_train(change: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    history = train(data, tmp_path, **change).history
+    assert history[-1]["val_loss"] < history[0]["val_loss"]
+
+
+def test_progress_is_told_on_stderr_and_changes_nothing(
+    data: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit(model(), data, protocol(), tmp_path, progress=True)
+    out, err = capfd.readouterr()
+    assert out == "" and "tiny: about 0 s for 4 epochs (5 steps of" in err
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_without_progress_nothing_is_printed(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    train(data, tmp_path, epochs=1)
+    assert capfd.readouterr() == ("", "") and caplog.text == ""
+
+
+# Guards
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("larger"), {"train": 400, "validation": 50}, size=6)
+
+
+def test_a_constant_predictor_is_stopped_after_three_epochs(larger: Path, tmp_path: Path) -> None:
+    result = train(larger, tmp_path, "blind", epochs=50, batch_size=10)
+    assert result.epochs == -(-guards.WARM_UP // 40) + 2  # the warm-up ends within epoch 3
+    stop = [finding for finding in result.findings if finding.level == "stop"]
+    assert [finding.guard for finding in stop] == ["constant predictor"]
+    assert "blind answers 'fine' for 100 % of the images" in stop[0].message
+    assert train(larger, tmp_path, "blind", epochs=50, batch_size=10) == result
+
+
+def test_a_constant_predictor_at_the_end_is_told(data: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path, "blind", epochs=1)
+    assert [f.guard for f in result.findings if f.level == "stop"] == ["constant predictor"]
+
+
+def test_a_network_that_ranks_is_not_stopped_early() -> None:
+    net = classifier(protocol(epochs=9))
+    finding = run.TimeUp.finding
+    for auc, expected in [(0.55, 1), (0.7, 0), (0.5, 1), (None, 2)]:
+        net.history.append({"val_loss": 0.7, "val_accuracy": 0.6, "val_auc": auc})
+        assert guards.after_epoch(net, finding, steps=1000) == []
+        assert net.constant_epochs == expected
+    net.history.append({"val_loss": 0.7, "val_accuracy": 0.6, "val_auc": 0.5})
+    assert guards.after_epoch(net, finding, steps=1000) == [finding]
+    net.constant_epochs = 0
+    assert guards.after_epoch(net, finding, steps=20) == [] and net.constant_epochs == 0
+
+
+def test_a_diverged_run_is_stopped(data: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path, optimizer="sgd", lr=1e38, schedule="constant")
+    assert result.epochs == 1 and result.history[0]["val_loss"] is None
+    assert "impossible numbers" in [finding.guard for finding in result.findings if finding.level == "stop"]
+
+
+def test_pixels_that_are_not_normalised_are_told_before_training(data: Path) -> None:
+    net = classifier(protocol(normalize="none"), name="smooth")
+    dataset = open_split(data, "train")
+    batch = dataset.images(range(40)), dataset.labels[:40]
+    assert [finding.guard for finding in guards.at_start(net, *batch)] == ["input range", "first loss"]
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels)
+    net.mean.fill_(128), net.std.fill_(74)
+    assert guards.at_start(net, *batch) == []
+
+
+def test_looking_at_a_network_leaves_it_as_it_is(data: Path) -> None:
+    net = classifier()
+    before, state = {key: value.clone() for key, value in net.state_dict().items()}, torch.get_rng_state()
+    images, labels = (
+        torch.randint(0, 256, (16, 1, 12, 12), generator=torch.Generator().manual_seed(0)),
+        torch.arange(16) % 2,
+    )
+    guards.at_start(net, images, labels)
+    measure.step_seconds(net, images, labels, 32)
+    measure.flops(net, images)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_dead_units_and_the_gap_between_modes_are_told_at_the_end(data: Path) -> None:
+    net = classifier()
+    dataset = open_split(data, "train")
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels)
+    net.network[1].bias.data.fill_(-50)  # BatchNorm: nothing gets past the ReLU
+    net.network[6].bias.data.copy_(torch.tensor([3.0, -3.0]))
+    net.history = [{"train_loss": 0.673}] * 3
+    batches = [(dataset.images(range(40)), dataset.labels[:40])]
+    found = guards.at_end(net, iter(batches), prior_entropy=0.6730)
+    assert [(finding.guard, finding.level) for finding in found] == [("prior entropy", "warn"), ("dead units", "warn")]
+    net.network[1].bias.data.fill_(0)
+    net.network[6].weight.data.mul_(20)
+    assert "train-eval gap" in [finding.guard for finding in guards.at_end(net, iter(batches), prior_entropy=0.6)]
+
+
+@pytest.mark.slow
+def test_the_founding_failure_is_stopped_as_a_constant_predictor(tmp_path: Path) -> None:
+    """The study's network with its published settings, fed with 0..255 (docs/why.md)."""
+    synthetic_tissue(tmp_path / "raw", patches=800, slides=10)
+    prepare(tmp_path / "raw", tmp_path / "data", PrepareOptions(crop=36, mode="grey", workers=1))
+    published = TrainConfig(
+        epochs=40,
+        batch_size=100,
+        lr=1e-3,
+        weight_decay=5e-4,
+        schedule="constant",
+        augment=Augment(turn="none"),
+        normalize="none",
+    )
+    result = fit(model("se2cnn_study"), tmp_path / "data", published, tmp_path / "out", progress=False)
+    assert result.epochs < 40
+    assert "constant predictor" in [finding.guard for finding in result.findings if finding.level == "stop"]
+    assert "input range" in [finding.guard for finding in result.findings]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(data: Path, tmp_path: Path) -> None:
+    """Through torchrun. The toy has no BatchNorm or dropout here, whose statistics and masks are each process's own."""
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "import test_training as t\n"
+        "t.MODELS.update(t.TOYS)\n"
+        f"t.train(Path({str(data)!r}), Path(sys.argv[1]), 'smooth', augment=t.Augment(turn='none'))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    for start, out in (([sys.executable], "one"), (torchrun, "two")):
+        done = subprocess.run([*start, script, tmp_path / out], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    one, two = weights(tmp_path / "one" / "last.ckpt"), weights(tmp_path / "two" / "last.ckpt")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
+    histories = [json.loads((tmp_path / out / "fit.json").read_text())["history"] for out in ("one", "two")]
+    for row_one, row_two in zip(*map(timeless, histories), strict=True):
+        assert row_one == pytest.approx(row_two, rel=1e-3)

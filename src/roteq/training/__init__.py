@@ -2,6 +2,6 @@
 
 from .config import TrainConfig
 from .module import Classifier
-from .run import fit
+from .run import fit, fit_one_batch
 
-__all__ = ["Classifier", "TrainConfig", "fit"]
+__all__ = ["Classifier", "TrainConfig", "fit", "fit_one_batch"]

@@ -56,7 +56,7 @@ class Record(Callback):
         row["seconds"] = time.perf_counter() - self.started
         row["images_per_second"] = self.images / self.trained
         classifier.findings += guards.after_epoch(classifier, constant, steps=trainer.global_step)
-        if classifier.best_epoch == len(pl_module.history):
+        if classifier.best_epoch == len(classifier.history):
             trainer.save_checkpoint(self.out / "best.ckpt", weights_only=True)
         trainer.save_checkpoint(self.out / "last.ckpt", weights_only=False)
         if trainer.is_global_zero:
@@ -91,7 +91,7 @@ class Clock(Callback):
             self.check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not classifier.finished:
+        if not pl_module.finished:
             self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
@@ -115,7 +115,7 @@ class Bar(Callback):
         self.task: TaskID | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        steps, done = int(trainer.num_training_batches), len(classifier.history)
+        steps, done = int(trainer.num_training_batches), len(pl_module.history)
         self.task = self.progress.add_task(self.label, total=pl_module.config.epochs * steps, completed=done * steps)
         self.progress.start()
 
@@ -125,7 +125,7 @@ class Bar(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         assert self.task is not None
-        row = classifier.history[-1]
+        row = pl_module.history[-1]
         words = [f"{self.label}: epoch {row['epoch']}/{pl_module.config.epochs}"]
         shown = (("loss", row["val_loss"]), ("AUC", row["val_auc"]))
         words += [f"{name} {value:.3f}" for name, value in shown if value is not None]

@@ -21,7 +21,7 @@ from ..results import Finding
 from .module import Classifier
 
 PATIENCE = 3  # epochs in a row with one answer and no ranking before a run is stopped
-WARM_UP = 100  # steps in which it is too early to tell: the averages of BatchNorm lag behind
+WARM_UP = 50  # steps in which it is too early to tell: the averages of BatchNorm lag behind
 NO_RANKING = 0.6  # an AUC from here on is progress, although rare classes are not answered yet
 
 

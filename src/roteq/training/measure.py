@@ -52,8 +52,8 @@ def faster_precision(classifier: Classifier, images: Tensor, labels: Tensor, pro
 
 def flops(classifier: Classifier, images: Tensor) -> int:
     """Of one forward pass of one image, 2 for a multiply-add; convolutions and matrix products are counted."""
-    copy = deepcopy(classifier).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    copy = deepcopy(classifier).eval().requires_grad_(False)  # the counter follows gradients, where there are any
+    with FlopCounterMode(display=False) as counter:
         copy(images[:1])
     return counter.get_total_flops()
 

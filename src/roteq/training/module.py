@@ -114,6 +114,7 @@ class Classifier(LightningModule):
         self.val_logits.update(self(images).float())
         self.val_labels.update(labels)
 
+    @torch.no_grad()
     def close_epoch(self) -> tuple[Row, Finding | None]:
         """One row of the history from all processes, and whether the network gives one answer to all images."""
         logits, labels = self.val_logits.compute(), self.val_labels.compute().long()

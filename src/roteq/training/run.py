@@ -101,8 +101,13 @@ def fit(
     if not dry_run:
         return _fit(model, Path(data), train, Path(out), progress, trial=False)
     with tempfile.TemporaryDirectory() as folder:
-        once = train.model_copy(update={"epochs": 1, "max_time": None})
-        return _fit(model, Path(data), once, Path(folder), progress=False, trial=True)
+        return fit_one_batch(model, data, train, folder)
+
+
+def fit_one_batch(model: ModelConfig, data: str | Path, train: TrainConfig, out: str | Path) -> Fit:
+    """One batch through training, validation and checkpointing, written to `out`: what a dry run does."""
+    once = train.model_copy(update={"epochs": 1, "max_time": None})
+    return _fit(model, Path(data), once, Path(out), progress=False, trial=True)
 
 
 def _fit(model: ModelConfig, data: Path, train: TrainConfig, out: Path, progress: bool, *, trial: bool) -> Fit:
@@ -238,6 +243,8 @@ def _exclusive(out: Path) -> Iterator[None]:
         raise UsageError(f"{out}: another process is training in this folder") from None
     except OSError:
         pass  # a file system without locks
+    for stale in out.glob(".*.tmp.*"):  # what a killed process was writing (files.atomic_path)
+        stale.unlink(missing_ok=True)
     try:
         yield
     finally:
