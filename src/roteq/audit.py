@@ -60,6 +60,13 @@ def elements(config: AuditConfig) -> list[Element]:
     return exact + [Element(False, 4 * i // config.angles, 90 * (4 * i % config.angles) / config.angles) for i in steps]
 
 
+def chosen_images(config: AuditConfig, number: int) -> np.ndarray:
+    """Indices of the images that are drawn from `number`, in order; drawing again from the drawn ones keeps them all."""
+    if not 0 < config.images < number:
+        return np.arange(number)
+    return np.sort(np.random.default_rng(config.seed).choice(number, config.images, replace=False))
+
+
 def audit(
     predict: Callable[[Any], Any],
     images: Any,
@@ -88,9 +95,7 @@ def audit(
     images = images if hasattr(images, "shape") else np.asarray(images)
     side = _check(images, crop)
     crop = crop or side
-    chosen = np.arange(len(images))
-    if 0 < config.images < len(images):
-        chosen = np.sort(np.random.default_rng(config.seed).choice(len(images), config.images, replace=False))
+    chosen = chosen_images(config, len(images))
     orbit = elements(config)
     upright, turned, backs = _answers(predict, images, chosen, crop, orbit, progress)
     truth = None if labels is None else as_labels("audit: labels", labels, upright.shape[1])
