@@ -40,21 +40,28 @@ def check_duplicates(
     ambiguous = _shared(contents, labels)
     if ambiguous:
         n = sum(content in ambiguous for content in contents)
-        message = f"{n} images are identical to one with another label ({len(ambiguous)} different pictures)."
+        message = f"Images identical to one with another label: {n} (different pictures: {len(ambiguous)})."
         found.append(Finding("label conflict", "warn", message, "Look at these images: at least half are mislabelled."))
     leaked = _shared(contents, splits)
     if leaked:
         n = sum(content in leaked for content in contents)
-        message = f"{n} images of the given splits sit in more than one of them ({len(leaked)} different pictures)."
+        message = f"Images of the given splits that sit in more than one: {n} (different pictures: {len(leaked)})."
         found.append(Finding("leak", "warn", message, "Draw the splits anew with split=group or split=image."))
     torn = _shared(groups, splits) - {None}
     if torn:
-        message = f"{len(torn)} groups sit in more than one split."
+        message = f"Groups in more than one split: {len(torn)}."
         found.append(Finding("leak", "warn", message, "Draw the splits anew with split=group."))
     twins = _shared(contents, groups)
     if twins:
-        message = f"{len(twins)} pictures occur in more than one group; such groups are kept together."
-        found.append(Finding("joined groups", "warn", message, "Check whether these groups are the same slide."))
+        message = f"Pictures that occur in more than one group: {len(twins)}."
+        found.append(
+            Finding(
+                "joined groups",
+                "warn",
+                message,
+                "Check whether these groups are the same slide. Drawn splits keep them together.",
+            )
+        )
     return found
 
 
@@ -78,9 +85,9 @@ def check_form(sizes: Mapping[tuple[int, int], int], converted: Mapping[str, int
         (h, w), _ = max(sizes.items(), key=lambda pair: pair[1])
         message = f"The images have {len(sizes)} different sizes (most are {h}x{w}) and cannot be trained on together."
         found.append(Finding("sizes", "warn", message, "Prepare with a crop or a size."))
-    how = {"alpha": "transparent images were laid over white", "grey": "grey images became RGB; mode=grey keeps them"}
+    how = {"alpha": "Transparent images laid over white", "grey": "Grey images made RGB (mode=grey keeps them)"}
     for kind, n in sorted(converted.items()):
-        message = f"{n} {how.get(kind, f'{kind} images were converted to RGB')}."
+        message = f"{how.get(kind, f'{kind} images converted to RGB')}: {n}."
         found.append(Finding("conversion", "warn", message, "Look at a few of them."))
     return found
 

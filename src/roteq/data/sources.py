@@ -117,7 +117,8 @@ def read_kaggle(root: Path) -> Source:
     labels = tuple(sorted({item.label for item in items}, key=int))
     names = ("normal", "tumour") if set(labels) <= {"0", "1"} and len(labels) == 2 else labels
     left_out = {"no label (train/)": len(files.keys() - seen), "no label (test/)": _count(root / "test")}
-    return make_source("kaggle", root, items, labels, names, left_out)
+    kind = "synthetic" if (root / "synthetic.json").is_file() else "kaggle"  # synthetic_tissue writes this layout
+    return make_source(kind, root, items, labels, names, left_out)
 
 
 def read_folder(root: Path) -> Source:
