@@ -12,8 +12,8 @@ from ..training import TrainConfig
 
 
 class DataConfig(Config):
-    """Where the pictures are. `source`: raw data, prepared into `root` (default: the study's folder `data`) if that
-    has not been done. Without a source, `root` is a prepared dataset or a tree {train,validation,test}/<class>/<image>."""
+    """Where the pictures are. `source`: raw data, prepared into `root` (default: the study's folder `data`) if that has
+    not been done. Without one, `root` is a prepared dataset or a tree {train,validation,test}/<class>/<image>."""
 
     source: str | None = None
     root: str | None = None
