@@ -1,5 +1,5 @@
 """The standard networks that equivariant ones are compared with: ResNet and DenseNet from timm, AlexNet from
-torchvision (timm has none). From scratch, from a local file of weights, or pretrained on ImageNet; backbone frozen or free.
+(timm has none). From scratch, from a local file of weights, or pretrained on ImageNet, frozen or free.
 
 Nothing is downloaded unless weights="pretrained".
 """
