@@ -1,4 +1,4 @@
-"""Training throughput of se2cnn (C12, 32x32x1), beside the same network of plain nn.Conv2d with as many physical channels.
+"""Training throughput of se2cnn (C12, 32x32x1), beside the same network made of plain nn.Conv2d with as many channels.
 
     python benchmarks/training_step.py [--batch 64 256] [--group C12] [--rounds 15]
 
@@ -39,8 +39,8 @@ def main() -> None:
         ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
         ratio = statistics.median(a / b for a, b in times)
         print(
-            f"batch {batch}: se2cnn {STEPS * batch / ours:,.0f} images/s, plain twin {STEPS * batch / theirs:,.0f} images/s, "
-            f"ratio {ratio:.3f}"
+            f"batch {batch}: se2cnn {STEPS * batch / ours:,.0f} images/s, "
+            f"plain twin {STEPS * batch / theirs:,.0f} images/s, ratio {ratio:.3f}"
         )
 
 
