@@ -30,6 +30,7 @@ MODELS = {  # label: (model, group, AUC, parameters)
     "cnn parameters": ("cnn", None, 0.880, 51_012),
     "resnet18": ("resnet18", None, 0.899, 11_176_512),
 }
+PAIR = ("se2cnn C12", "cnn parameters")
 COLLAPSE = Finding(
     "constant predictor",
     "stop",
@@ -289,3 +290,10 @@ def with_runs(base: Study, change) -> Study:
     labels = dict.fromkeys(r.label for r in runs)
     summaries = tuple(summary([r for r in runs if r.label == label]) for label in labels)
     return replace(base, runs=runs, summaries=summaries)
+
+
+def with_difference(base: Study, a: str, b: str, *interval: float | None) -> Study:
+    """The study with this interval (value, low, high) as the AUC and accuracy difference of one pair."""
+    value = Interval(*interval)
+    rows = tuple(replace(d, auc=value, accuracy=value) if (d.a, d.b) == (a, b) else d for d in base.differences)
+    return replace(base, differences=rows)

@@ -12,7 +12,7 @@ from ..results import AuditResult, Interval, Run, Study
 from .svg import INK, PAPER, Look, Plot, canvas, drawn, finish, look, visible
 from .tables import Table, grid
 from .verdict import side
-from .words import NONE, error, interval, number, plural
+from .words import NONE, error, interval, number
 
 NAMES = {"auc": "AUC", "accuracy": "Accuracy"}
 ROC_POINTS = 200
@@ -270,7 +270,7 @@ def equivariance_error(audits: Mapping[str, Sequence[AuditResult]]) -> Plot:
         if all(a.degenerate for a in results):
             ax.text(0.5, row, "degenerate: no error", transform=ax.get_yaxis_transform(), va="center", ha="center")
         rows.append((label, *(_all_seeds(results, name) for name in ("exact", "interpolated"))))
-        rows[-1] += (" ".join(error(a.interpolated_floor) for a in results),)
+        rows[-1] += (", ".join(error(a.interpolated_floor) for a in results),)
     ax.set_xscale("log")
     ax.set_xlim(smallest, 2)
     ax.set_xticks([10.0**k for k in range(-8, 1, 2)], ["≤10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"])
@@ -295,7 +295,7 @@ def equivariance_error(audits: Mapping[str, Sequence[AuditResult]]) -> Plot:
 
 
 def _all_seeds(audits: Sequence[AuditResult], kind: str) -> str:
-    return " ".join("degenerate" if a.degenerate else error(getattr(a, f"{kind}_error")) for a in audits) or NONE
+    return ", ".join("degenerate" if a.degenerate else error(getattr(a, f"{kind}_error")) for a in audits) or NONE
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -307,7 +307,3 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(floor(log10(low)) - 1, floor(log10(high)) + 2)
     found = [round(k * 10.0**p, -p + 1) for p in powers for k in (1, 2, 5)]
     return [t for t in found if 0.999 * low <= t <= 1.001 * high]
-
-
-def seeds_words(runs: Sequence[Run]) -> str:
-    return plural(len(runs), "seed")

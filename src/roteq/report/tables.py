@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..results import AuditResult, DatasetInfo, Difference, Evaluation, Fit, Spread, Study, Summary
+from ..results import AuditResult, DatasetInfo, Difference, Evaluation, Fit, Interval, Spread, Study, Summary
 from .words import NONE, SHORT, duration, error, human, interval, number, p_value, percent, spread
 
 
@@ -15,11 +15,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     alert: frozenset[int] = frozenset()
+    facts: bool = False  # names and values of all kinds, which are not aligned like numbers
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which are aligned to the right."""
         cells = [row[column] for row in self.rows]
-        return column > 0 and all(cell.lstrip("+−<±")[:1].isdigit() or cell == NONE for cell in cells)
+        return (
+            column > 0 and not self.facts and all(cell.lstrip("+−<±")[:1].isdigit() or cell == NONE for cell in cells)
+        )
 
 
 def majority_rate(study: Study) -> float | None:
@@ -117,17 +120,13 @@ def metrics(evaluation: Evaluation) -> Table:
 
 
 def classes(evaluation: Evaluation) -> Table:
-    none = interval_or_none
-    rows = [
-        (c, f"{evaluation.counts.get(c, 0):,}", none(evaluation.recall, c), none(evaluation.precision, c))
-        for c in evaluation.classes
-    ]
+    rows = []
+    for c in evaluation.classes:
+        recall, precision = (
+            interval(values.get(c, Interval(None))) for values in (evaluation.recall, evaluation.precision)
+        )
+        rows.append((c, f"{evaluation.counts.get(c, 0):,}", recall, precision))
     return Table("Per class", ("class", "images", "recall (interval)", "precision (interval)"), tuple(rows))
-
-
-def interval_or_none(values: Mapping[str, object], key: str) -> str:
-    value = values.get(key)
-    return NONE if value is None else interval(value)  # type: ignore[arg-type]
 
 
 def turns(audit: AuditResult) -> Table:
@@ -175,7 +174,7 @@ def fit_facts(fit: Fit) -> dict[str, str]:
 
 
 def mapping(caption: str, names: tuple[str, str], values: Mapping[str, str]) -> Table:
-    return Table(caption, names, tuple(values.items()))
+    return Table(caption, names, tuple(values.items()), facts=True)
 
 
 def grid(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
