@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,21 @@ def test_a_study_prints_its_verdict_and_its_report(
     assert json.loads(out)["name"] == "tiny"
 
 
+def test_a_dry_study_gives_no_verdict(roteq: Roteq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from studies import study
+
+    from roteq import study as room
+
+    asked = []
+    monkeypatch.setattr(room, "investigate", lambda config, **options: asked.append(options) or study())
+    (tmp_path / "study.yaml").write_text("data: {root: data}\nmodels: [{name: cnn}]\n")
+    code, out, _ = roteq("investigate", tmp_path / "study.yaml", "--dry-run", "--max-time", "00:01:00")
+    assert code == 0
+    assert out.startswith("The dry run works")
+    assert "Verdict" not in out
+    assert asked == [{"progress": True, "dry_run": True, "max_time": timedelta(minutes=1)}]
+
+
 def test_demo_investigates_in_the_folder_given(roteq: Roteq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from studies import study
 
@@ -366,7 +382,7 @@ def test_ctrl_c_exits_with_130_and_says_what_is_kept(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_training_and_the_same_command_finishes_it(folder: Path) -> None:
+def test_ctrl_c_stops_a_real_training_in_good_order(folder: Path) -> None:
     command = [sys.executable, "-m", "roteq.cli", "train", "cnn", str(folder / "data"), str(folder / "long")]
     command += ["train.epochs=400", "train.batch_size=1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

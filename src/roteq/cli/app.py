@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+DRY_RUN_WORKS = "The dry run works: one batch went through everything; nothing was kept."
 _debug = False
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RoteqError, UsageError, nearest
-from .app import DryRun, Json, MaxTime, Overrides, RunPath, Split, command, show, show_findings, show_json
+from .app import (
+    DRY_RUN_WORKS,
+    DryRun,
+    Json,
+    MaxTime,
+    Overrides,
+    RunPath,
+    Split,
+    command,
+    show,
+    show_findings,
+    show_json,
+)
 
 
 @command("roteq train se2cnn data/tissue runs/one model.group=C8 train.epochs=10", continues=True)
@@ -29,7 +41,7 @@ def train(
     if json:
         return show_json(result)
     if dry_run:
-        return typer.echo("The dry run works: one batch went through everything; nothing was kept.")
+        return typer.echo(DRY_RUN_WORKS)
     typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .app import DryRun, Json, MaxTime, Overrides, command, show, show_json
+from .app import DRY_RUN_WORKS, DryRun, Json, MaxTime, Overrides, command, show, show_json
 
 
 @command("roteq demo demo", continues=True)
@@ -39,7 +39,10 @@ def investigate(
 
     config = load_config(StudyConfig, study, overrides or [])
     limit = duration(max_time)
-    _show_study(run_study(config, progress=not json, dry_run=dry_run, max_time=limit), config.folder, json)
+    result = run_study(config, progress=not json, dry_run=dry_run, max_time=limit)
+    if dry_run and not json:  # one batch bears no verdict
+        return typer.echo(DRY_RUN_WORKS)
+    _show_study(result, config.folder, json)
 
 
 def duration(text: str | None) -> timedelta | None:
