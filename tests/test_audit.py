@@ -178,6 +178,19 @@ def test_accuracies_count_the_images_right_at_every_turn() -> None:
     assert (result.upright_accuracy, result.worst_angle_accuracy, result.always_right) == (0.75, 0.25, 0.25)
 
 
+def test_turned_pixels_stay_in_the_range_of_pictures() -> None:
+    lowest, highest = [], []
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        lowest.append(x.min().item())
+        highest.append(x.max().item())
+        return x[:, 0, :2, 0]
+
+    black_and_white = 255 * np.random.default_rng(0).integers(0, 2, (4, 1, 32, 32), dtype=np.uint8)
+    audit(predict, black_and_white, crop=16, config=QUICK)
+    assert min(lowest) == 0 and max(highest) == 255
+
+
 def test_images_are_drawn_once_for_a_seed_and_groups_widen_the_interval() -> None:
     images, config = smooth_images(60), AuditConfig(angles=4, images=50, bootstrap=200)
     labels = np.arange(60) // 30
@@ -212,6 +225,7 @@ def test_a_module_is_asked_in_evaluation_mode_and_left_as_it_was() -> None:
 def test_an_odd_margin_keeps_exactness() -> None:
     result = audit(GroupMean(make_cnn()), smooth_images(size=49), crop=24, config=QUICK)
     assert result.exact_error is not None and result.exact_error < 1e-5
+    assert "stored 48 x 48 patch" in result.method
 
 
 @pytest.mark.parametrize(

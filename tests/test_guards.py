@@ -55,6 +55,7 @@ def test_a_constant_predictor_is_stopped(recalls: tuple[float, ...], counts: tup
     [
         ((0.999, 0.9), (9900, 100)),
         ((1.0, 0.15), (9900, 100)),
+        ((1.0, 0.08), (9900, 100)),
         ((0.7, 0.5), (NORMAL, CANCER)),
         ((0.5, 0.5), (5000, 5000)),
         ((0.9, 0.1), (9000, 1000)),
@@ -66,6 +67,7 @@ def test_a_constant_predictor_is_stopped(recalls: tuple[float, ...], counts: tup
     ids=[
         "good at 99:1",
         "cautious at 99:1",
+        "very cautious at 99:1",
         "weak, balanced accuracy 0.60",
         "chance but varied",
         "chance at the class shares",
@@ -184,6 +186,7 @@ def test_dead_units_are_counted_over_all_batches_and_calls() -> None:
         x[0, 0, 1, 1] = 1
         model(x)
         assert shares == {"relu": 0.75, "relu#2": 1.0}
+        x = -x.abs()
         x[1, 1, 0, 0] = 2
         model(x)
         assert shares == {"relu": 0.5, "relu#2": 0.75}

@@ -161,6 +161,18 @@ def test_what_one_class_leaves_undefined_is_none() -> None:
     assert found.prior_entropy == 0 and found.majority_rate == 1 and found.roc == found.pr == ()
 
 
+def test_f1_of_a_class_without_images_is_none() -> None:
+    found = evaluate([0, 0], [[0.7, 0.3], [0.2, 0.8]], ["a", "b"], bootstrap=0)
+    assert found.metrics["f1"] == Interval(None) and found.precision["b"].value == 0
+
+
+def test_bins_of_the_calibration_error_hold_their_upper_edge() -> None:
+    confidence = np.array([0.6, 0.55, 1.0, 0.95])  # two in (8/15, 9/15], two in (14/15, 1]
+    probabilities = np.column_stack([confidence, 1 - confidence])
+    found = evaluate([1, 0, 1, 0], probabilities, ["a", "b"], bootstrap=0)
+    assert found.metrics["ece"].value == pytest.approx((abs(0.6 + 0.55 - 1) + abs(1.0 + 0.95 - 1)) / 4)
+
+
 def test_a_class_without_images_is_left_out_of_the_means() -> None:
     labels, probabilities, _ = make_answers(100, 3)
     labels[labels == 2] = 0

@@ -97,7 +97,7 @@ def audit(
     crop = crop or side
     chosen = chosen_images(config, len(images))
     orbit = elements(config)
-    upright, turned, backs = _answers(predict, images, chosen, crop, orbit, progress)
+    upright, turned, backs = _answers(predict, images, chosen, (side, crop), orbit, progress)
     truth = None if labels is None else as_labels("audit: labels", labels, upright.shape[1])
     if truth is not None and len(truth) != len(images):
         raise UsageError(f"audit: expected one label for each of {len(images)} images, got {len(truth)}")
@@ -156,12 +156,17 @@ def _check(images: Any, crop: int | None) -> int:
 
 
 def _answers(
-    predict: Callable[[Any], Any], images: Any, chosen: np.ndarray, crop: int, orbit: list[Element], progress: bool
+    predict: Callable[[Any], Any],
+    images: Any,
+    chosen: np.ndarray,
+    sizes: tuple[int, int],
+    orbit: list[Element],
+    progress: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[float, np.ndarray]]:
     """Logits of the upright images (N, K), of the turned ones (T, N, K), and of those turned there and back by base."""
     from rich.progress import track
 
-    side = images.shape[2] - (images.shape[2] - crop) % 2
+    side, crop = sizes
     turners = {base: Turner(base, side, crop) for base in sorted({e.base for e in orbit} - {0.0})}
     ask = _make_ask(predict)
     rows: list[list[np.ndarray]] = []

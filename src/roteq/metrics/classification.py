@@ -93,7 +93,9 @@ class Metrics:
         confidence = probabilities.max(-1)
         right = (predicted == labels).astype(np.float64)
         eye = np.eye(k)
-        bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (low, high]
+        bins = np.clip(
+            np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1
+        )  # (low, high] as Guo et al. 2017
         nll = -np.log(np.maximum(probabilities[np.arange(n), labels], LEAST_PROBABILITY))
         gaps = np.eye(ECE_BINS)[bins] * (confidence - right)[:, None]
         self.columns = np.hstack([eye[labels], eye[predicted], eye[labels] * right[:, None], nll[:, None], gaps])
@@ -178,7 +180,6 @@ def _thin(points: np.ndarray) -> tuple[tuple[float, float], ...]:
     """At most CURVE_POINTS of the points, evenly along the curve, both ends kept."""
     length = np.append(0, np.abs(np.diff(points, axis=0)).sum(1).cumsum())
     kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], CURVE_POINTS)))
-    kept[-1] = len(points) - 1
     return tuple((float(x), float(y)) for x, y in points[kept])
 
 
