@@ -90,7 +90,8 @@ def probe_libraries(names: tuple[str, ...], timeout: float = 300) -> dict[str, t
         )
         output, ending = answer.stdout, f"the import ended the process with code {answer.returncode}"
     except subprocess.TimeoutExpired as error:
-        output, ending = (error.stdout or b"").decode(), f"the import took more than {timeout:g} s"  # bytes, even as text
+        output = (error.stdout or b"").decode()  # bytes, even where text was asked for
+        ending = f"the import took more than {timeout:g} s"
     rows = [json.loads(line) for line in output.splitlines() if line.startswith('{"name"')]
     found = {row["name"]: (row["version"], row["error"]) for row in rows}
     for name in names:  # the first one that is missing brought the process down, the others were not reached
