@@ -61,7 +61,11 @@ def elements(config: AuditConfig) -> list[Element]:
 
 
 def chosen_images(config: AuditConfig, number: int) -> np.ndarray:
-    """Indices of the images drawn from `number`, in order; drawing again from the drawn ones keeps them all."""
+    """Indices of the images drawn from `number`, in order; drawing again from the drawn ones keeps them all.
+
+    >>> chosen_images(AuditConfig(images=3), 3), len(chosen_images(AuditConfig(images=3), 100))
+    (array([0, 1, 2]), 3)
+    """
     if not 0 < config.images < number:
         return np.arange(number)
     return np.sort(np.random.default_rng(config.seed).choice(number, config.images, replace=False))
