@@ -337,8 +337,9 @@ def test_a_run_leaves_a_whole_folder(undisturbed: Path) -> None:
 
 
 def test_the_textures_are_learnt(undisturbed: Path) -> None:
-    history = json.loads((undisturbed / "fit.json").read_text())["history"]
-    assert max(row["val_auc"] for row in history) > 0.95
+    result = json.loads((undisturbed / "fit.json").read_text())
+    assert max(row["val_auc"] for row in result["history"]) > 0.95
+    assert not any(finding["level"] == "stop" for finding in result["findings"])
 
 
 def test_a_finished_run_is_only_read(undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,14 +496,16 @@ def test_a_damaged_last_checkpoint_is_refused(undisturbed: Path, data: Path, tmp
         train(data, tmp_path / "out")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    with (tmp_path / "held").open("w"):
-        holder = os.open(tmp_path, os.O_RDONLY)
-        fcntl.flock(holder, fcntl.LOCK_EX)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
         with pytest.raises(UsageError, match="another process is training in this folder"):
             train(data, tmp_path)
-        os.close(holder)
+        process.communicate(b"\n")
+    assert train(data, tmp_path, epochs=1).epochs == 1
 
 
 def test_an_output_that_is_a_file_is_refused(data: Path, tmp_path: Path) -> None:
@@ -621,6 +624,18 @@ def test_ctrl_c_passes_through(data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_request_to_terminate_is_not_success(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Classifier.validation_step
+
+    def terminate(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(*args)
+
+    monkeypatch.setattr(Classifier, "validation_step", terminate)
+    with pytest.raises(SystemExit, match="143"):
+        train(data, tmp_path)
+
+
 @pytest.mark.parametrize(("times", "expected"), [((1.0, 0.5), "bf16"), ((1.0, 0.99), 32), ((1.0, 3.0), 32)])
 def test_auto_precision_takes_what_is_faster_and_keeps_to_it(
     times: tuple[float, float], expected: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -672,7 +687,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_constant_predictor_is_stopped_after_three_epochs(larger: Path, tmp_path: Path) -> None:
     result = train(larger, tmp_path, "blind", epochs=50, batch_size=10)
-    assert result.epochs == -(-guards.WARM_UP // 40) + 2  # the warm-up ends within epoch 3
+    assert result.epochs == -(-guards.WARM_UP // 40) + 2
     stop = [finding for finding in result.findings if finding.level == "stop"]
     assert [finding.guard for finding in stop] == ["constant predictor"]
     assert "blind answers 'fine' for 100 % of the images" in stop[0].message
@@ -743,24 +758,23 @@ def test_dead_units_and_the_gap_between_modes_are_told_at_the_end(data: Path) ->
     assert "train-eval gap" in [finding.guard for finding in guards.at_end(net, iter(batches), prior_entropy=0.6)]
 
 
-@pytest.mark.slow
 def test_the_founding_failure_is_stopped_as_a_constant_predictor(tmp_path: Path) -> None:
-    """The study's network with its published settings, fed with 0..255 (docs/why.md)."""
-    synthetic_tissue(tmp_path / "raw", patches=800, slides=10)
+    """The study's network and published settings, pixels fed as 0..255 (docs/why.md). Seeds 0 to 5 all end so."""
+    synthetic_tissue(tmp_path / "raw", patches=300, slides=6)
     prepare(tmp_path / "raw", tmp_path / "data", PrepareOptions(crop=36, mode="grey", workers=1))
     published = TrainConfig(
-        epochs=40,
+        epochs=10,
         batch_size=100,
         lr=1e-3,
         weight_decay=5e-4,
         schedule="constant",
         augment=Augment(turn="none"),
         normalize="none",
+        seed=1,
     )
     result = fit(model("se2cnn_study"), tmp_path / "data", published, tmp_path / "out", progress=False)
-    assert result.epochs < 40
-    assert "constant predictor" in [finding.guard for finding in result.findings if finding.level == "stop"]
-    assert "input range" in [finding.guard for finding in result.findings]
+    found = {finding.guard: finding.level for finding in result.findings}
+    assert found["constant predictor"] == "stop" and {"input range", "first loss", "dead units"} <= found.keys()
 
 
 @pytest.mark.slow

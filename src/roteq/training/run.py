@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
 
@@ -235,20 +237,19 @@ def _exclusive(out: Path) -> Iterator[None]:
         return
     import fcntl
 
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise UsageError(f"{out}: another process is training in this folder") from None
-    except OSError:
-        pass  # a file system without locks
-    for stale in out.glob(".*.tmp.*"):  # what a killed process was writing (files.atomic_path)
-        stale.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        os.close(folder)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: reading processes would inherit it
+        except (BlockingIOError, PermissionError):
+            raise UsageError(f"{out}: another process is training in this folder") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            for stale in out.glob(".*.tmp.*"):  # what a killed process was writing (files.atomic_path)
+                stale.unlink(missing_ok=True)
+            yield
+        finally:
+            (out / ".lock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -274,6 +275,8 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
     callbacks += [Clock(train.seconds)] if train.seconds else []
     callbacks += [Bar(classifier.model_config.label)] if progress else []
     local, interrupt = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), signal.getsignal(signal.SIGINT)
+    # named, because Lightning would find SLURM first and requeue and resume in its own way
+    processes = TorchElasticEnvironment() if world()[1] > 1 else LightningEnvironment()
     with _quiet():
         trainer = Trainer(
             max_epochs=train.epochs,
@@ -281,7 +284,7 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
             num_nodes=world()[1] // local,
             strategy="ddp" if world()[1] > 1 else "auto",
             precision={32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}[precision],  # type: ignore[arg-type]
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(), processes],
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
@@ -300,6 +303,8 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
             )
         except TimeUp:
             return False
+        except SIGTERMException:  # would exit with 0
+            raise SystemExit(128 + signal.SIGTERM) from None
         except SystemExit:  # how Lightning passes on Ctrl-C, with the signal switched off
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from None
