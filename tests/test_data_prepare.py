@@ -13,6 +13,8 @@ import sys
 import time
 import tracemalloc
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,23 @@ def test_two_processes_cannot_prepare_into_one_folder(tmp_path: Path) -> None:
     assert tree(out) == before
 
 
+def test_unfinished_work_is_for_the_same_options_only(tmp_path: Path) -> None:
+    source, out = kaggle(tmp_path / "k", 20), tmp_path / "o"
+    interrupt_at(5, source, out)
+    before = tree(out)
+    with pytest.raises(UsageError, match=r"in use by another preparation .crop was None, now 8."):
+        prepare(source, out, PrepareOptions(crop=8))
+    assert tree(out) == before
+
+
+def test_what_a_kill_left_of_a_file_does_not_count_as_foreign(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "..preparing.123.tmp.json").write_text("{")
+    prepare(kaggle(tmp_path / "k", 20), out)
+    assert not any(path.name.startswith(".") for path in out.iterdir())
+
+
 def interrupt_at(step: int, source: Path, out: Path) -> bool:
     """Prepare, but die (as Ctrl-C does) at this change of the disk. Returns whether it got that far."""
     count = 0
@@ -214,6 +233,32 @@ def kill_and_resume(tmp_path: Path, kills: int, n: int) -> None:
 
 def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, kills=2, n=330)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's list of processes")
+def test_a_killed_preparation_leaves_no_process_behind(tmp_path: Path) -> None:
+    def running(session: int) -> int:
+        fields = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it ended just now
+                fields.append(path.read_text().rpartition(")")[2].split())
+        return sum(state != "Z" and int(sid) == session for state, _, _, sid, *_ in fields)
+
+    source = kaggle(tmp_path / "k", 600, size=96)
+    command = [sys.executable, "-c", KILLED, source, tmp_path / "o"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: any((tmp_path / "o").glob(".staging/*.json")))
+    assert running(process.pid) >= 3  # itself and two workers
+    process.kill()
+    process.wait()
+    until(lambda: running(process.pid) <= 1)  # the tracker of multiprocessing goes last
+    assert running(process.pid) <= 1
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 @pytest.mark.slow

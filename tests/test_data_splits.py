@@ -85,3 +85,8 @@ def test_a_rare_class_reaches_every_split_that_it_can() -> None:
 def test_duplicates_join_over_groups() -> None:
     parts = joined(["a", "b", "c", "d", "e"], ["s1", "s1", "s2", "s2", "s3"], [0, 1, 1, 2, 3])
     assert parts == [[0, 1, 2, 3], [4]]
+
+
+def test_a_class_with_one_image_stays_in_the_largest_split() -> None:
+    table = [(f"i{n:03d}", int(n == 7), None, n) for n in range(30)]
+    assert {split(table, (0.7, 0.15, 0.15), seed)["i007"] for seed in range(5)} == {"train"}
