@@ -131,8 +131,9 @@ def test_alexnet_and_resnet_take_any_number_of_channels(channels):
 
 def test_resize_happens_inside_the_network():
     model = create("resnet18", resize=48).eval()
-    enlarged = nn.functional.interpolate(images(), (48, 48), mode="bilinear", antialias=True)
-    assert_close(model(images()), model.net(enlarged))
+    for size in (32, 96):
+        resized = nn.functional.interpolate(images(size=size), (48, 48), mode="bilinear", antialias=True)
+        assert_close(model(images(size=size)), model.net(resized))
     with pytest.raises(UsageError, match="alexnet: resize: expected at least 63 pixels, got 40"):
         create("alexnet", resize=40)
 

@@ -31,7 +31,7 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return read(synthetic_tissue(tmp_path_factory.mktemp("tissue") / "set", patches=640, slides=16))
+    return read(synthetic_tissue(tmp_path_factory.mktemp("tissue") / "set", patches=480, slides=16))
 
 
 def patch(seed: int, label: int, size: int = 96) -> np.ndarray:
@@ -44,10 +44,10 @@ def patch(seed: int, label: int, size: int = 96) -> np.ndarray:
 
 def test_it_writes_the_kaggle_layout(tissue):
     pictures, labels, groups = tissue
-    assert pictures.shape == (640, 96, 96, 3)
+    assert pictures.shape == (480, 96, 96, 3)
     assert sorted(set(groups)) == [f"slide{i:02d}" for i in range(16)]
-    assert all(labels[groups == slide].sum() == 16 and (groups == slide).sum() == 40 for slide in set(groups))
-    assert len({picture.tobytes() for picture in pictures}) == 640
+    assert all(labels[groups == slide].sum() == 12 and (groups == slide).sum() == 30 for slide in set(groups))
+    assert len({picture.tobytes() for picture in pictures}) == 480
 
 
 def test_the_same_arguments_give_the_same_files_and_another_seed_others(tmp_path):
@@ -57,7 +57,10 @@ def test_the_same_arguments_give_the_same_files_and_another_seed_others(tmp_path
 
     first = files("a", 1)
     assert len(first) == 9 and first == files("b", 1)
-    assert not {key for key in files("c", 2) if key.endswith(".tif")} & first.keys()
+    other = files("c", 2)
+    likeness = np.corrcoef([read(tmp_path / name)[0][i].ravel() for name in ("a", "c") for i in range(6)])[:6, 6:]
+    assert np.abs(likeness).max() < 0.8  # other pictures, not only other stains
+    assert not {key for key in other if key.endswith(".tif")} & first.keys()
 
 
 def test_the_identical_set_is_left_alone_and_anything_else_is_refused(tmp_path):
@@ -122,10 +125,10 @@ def test_arguments_out_of_range_are_refused(tmp_path, arguments, message):
 
 def test_the_label_bends_the_nuclei_of_the_centre_and_changes_no_colour():
     """The same generator draws the same patch for both labels, but for the bend."""
-    pairs = [(patch(seed, 0), patch(seed, 1)) for seed in range(60)]
+    pairs = [(patch(seed, 0), patch(seed, 1)) for seed in range(40)]
     centre = (slice(32, 64), slice(32, 64))
     changed = [np.abs(a[centre] - b[centre]).mean() for a, b in pairs]
-    assert min(changed) > 2
+    assert min(changed) > 0.5 and np.mean(changed) > 4  # of 255
     for statistic in (np.mean, np.std):
         difference = [statistic(b[centre], axis=(0, 1)) - statistic(a[centre], axis=(0, 1)) for a, b in pairs]
         assert np.abs(np.mean(difference, 0)).max() < 2  # of 255
