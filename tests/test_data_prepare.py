@@ -7,7 +7,7 @@ import json
 import os
 import random
 import re
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -168,7 +168,7 @@ def interrupt_at(step: int, source: Path, out: Path) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.replace", counted(os.replace))
         patch.setattr(Path, "write_bytes", counted(Path.write_bytes))
-        patch.setattr("shutil.rmtree", counted(__import__("shutil").rmtree))
+        patch.setattr("shutil.rmtree", counted(shutil.rmtree))
         try:
             prepare(source, out)
         except KeyboardInterrupt:
@@ -219,16 +219,19 @@ def kill_and_resume(tmp_path: Path, kills: int, n: int) -> None:
     started = time.monotonic()
     prepare(source, tmp_path / "whole" / "o", PrepareOptions(workers=2))
     duration = time.monotonic() - started
-    rng, killed, out = random.Random(0), 0, tmp_path / "o"
-    for _ in range(kills):
+    rng, killed, out, expected = random.Random(0), 0, tmp_path / "o", tree(tmp_path / "whole" / "o")
+    while killed < kills:
         process = subprocess.Popen([sys.executable, "-c", KILLED, source, out], stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 1.2) * duration)
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
+        time.sleep(rng.uniform(0.0, 0.7) * duration)
+        if process.poll() is None:
+            killed += 1
+        else:
+            assert tree(out) == expected  # it was faster: begin again
+            shutil.rmtree(out)
+        process.kill()
         process.wait()
-    assert killed
-    assert prepare(source, out) == prepare(source, tmp_path / "whole" / "o")
-    assert tree(out) == tree(tmp_path / "whole" / "o")
+    prepare(source, out)
+    assert tree(out) == expected
 
 
 def test_kill_9_loses_nothing(tmp_path: Path) -> None:
@@ -263,7 +266,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, kills=20, n=3000)
+    kill_and_resume(tmp_path, kills=20, n=1500)
 
 
 def test_several_processes_give_the_same_as_one(tmp_path: Path) -> None:
