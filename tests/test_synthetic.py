@@ -88,12 +88,12 @@ def test_a_file_or_foreign_folder_is_refused_and_an_empty_one_filled(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def save(self, path):
+    def write_bytes(path: Path, content: bytes) -> None:
         if len(list(path.parent.iterdir())) == 2:
             raise OSError(28, "No space left on device")
-        path.write_bytes(b"picture")
+        path.touch()
 
-    monkeypatch.setattr(Image.Image, "save", save)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(RoteqError, match="set: could not be written: No space left on device"):
         synthetic_tissue(tmp_path / "set", patches=6, slides=2)
     assert list(tmp_path.iterdir()) == []
