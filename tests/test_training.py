@@ -20,7 +20,7 @@ from roteq.errors import RoteqError, UsageError
 from roteq.models import ModelConfig
 from roteq.models.registry import MODELS
 from roteq.results import Fit
-from roteq.training import Classifier, TrainConfig, fit, guards, measure, run
+from roteq.training import Classifier, TrainConfig, context, fit, guards, measure, module, run
 from roteq.training.callbacks import Clock
 from roteq.training.checkpoint import WholeFiles, read_checkpoint
 from roteq.training.config import learning_rate
@@ -342,6 +342,31 @@ def test_the_textures_are_learnt(undisturbed: Path) -> None:
     assert not any(finding["level"] == "stop" for finding in result["findings"])
 
 
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.6, 0.4, 0.5, 0.4])
+    original = module.scores
+    monkeypatch.setattr(module, "scores", lambda *args: original(*args) | {"val_loss": next(losses)})
+    assert train(data, tmp_path).best_epoch == 2
+    epochs = [len(read_checkpoint(tmp_path / name)["roteq"]["history"]) for name in ("best.ckpt", "last.ckpt")]
+    assert epochs == [2, 4]
+
+
+def test_every_epoch_has_an_order_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = [[], [], []]
+    original = Classifier.training_step
+
+    def look(self: Classifier, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        seen[len(self.history)] += batch[0].sum((1, 2, 3)).tolist()
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", look)
+    train(data, tmp_path, epochs=3)
+    assert sorted(seen[0]) == sorted(seen[1]) == sorted(seen[2])
+    assert seen[0] != seen[1] != seen[2] != seen[0]
+
+
 def test_a_finished_run_is_only_read(undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "Trainer", None)
     before = (undisturbed / "last.ckpt").stat().st_mtime_ns
@@ -539,6 +564,31 @@ def test_a_protocol_that_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         train(data, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "message"),
+    [((12, 9), "tiny", "expects square images"), ((12, 12), "resnet18", "at least 32x32 pixels")],
+    ids=["not square", "too small"],
+)
+def test_images_that_the_network_cannot_take_leave_nothing(
+    shape: tuple[int, int], name: str, message: str, tmp_path: Path
+) -> None:
+    for split in ("train", "validation"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            Image.new("L", shape).save(tmp_path / "data" / split / label / f"{split}-{label}.png")
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "data", tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_repeatable_sums_are_asked_for_on_a_gpu_only() -> None:
+    with context.repeatable(gpu=False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with context.repeatable(gpu=True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(

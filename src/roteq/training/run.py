@@ -1,14 +1,10 @@
 """fit(): one network, one dataset, one protocol, one folder. Whatever stops it, the same call again continues."""
 
-import logging
 import os
 import signal
 import statistics
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ..config import Config, load_config, save_yaml
-from ..data import PatchDataset, dataset_info, open_split
+from ..data import PatchDataset, augment, dataset_info, open_split
 from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json
 from ..models import ModelConfig
@@ -29,16 +25,11 @@ from . import guards, measure
 from .callbacks import Bar, Clock, Record, TimeUp, write_metrics
 from .checkpoint import WholeFiles, read_checkpoint, restore
 from .config import Precision, TrainConfig
+from .context import exclusive, quiet, repeatable
 from .feed import CHUNK, InOrder, Shuffled, loader, pixels_of, share_of, world
 from .module import Classifier
 
 MAY_DIFFER = {("data",), ("precision",), ("train", "max_time"), ("train", "workers")}  # none of them changes a number
-EXPECTED = (  # what Lightning says about choices that are made on purpose here
-    "The '.*_dataloader' does not have many workers",
-    r"Found \d+ module\(s\) in eval mode",
-    "GPU available but not used",
-    ".*isinstance.treespec, LeafSpec.* is deprecated",
-)
 
 
 class RunConfig(Config):
@@ -119,7 +110,7 @@ def _fit(model: ModelConfig, data: Path, train: TrainConfig, out: Path, progress
         return load_json(Fit, out / "fit.json")
     job = _open(wanted, out, trial)
     progress = progress and world()[0] == 0
-    with _exclusive(out), torch.random.fork_rng(devices=[]):
+    with exclusive(out), torch.random.fork_rng(devices=[]):
         classifier = _prepare(job, recorded)
         precision = recorded.precision if recorded else _precision(job, classifier)
         if world()[0] == 0:
@@ -181,6 +172,7 @@ def _open(config: RunConfig, out: Path, trial: bool) -> Job:
     if trial:
         chosen = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), train.batch_size)).long()]
         checked = checked[: train.batch_size]
+    augment(train_set.images(chosen[:1]).float(), train.augment, train.crop, torch.Generator())  # may refuse the shape
     return Job(config, out, train_set, val_set, chosen, checked, trial)
 
 
@@ -225,48 +217,6 @@ def _announce(job: Job, classifier: Classifier, precision: Precision) -> None:
     Console(stderr=True).print(f"{text} ({steps} steps of {1000 * step:.0f} ms)", highlight=False)
 
 
-@contextmanager
-def _exclusive(out: Path) -> Iterator[None]:
-    """Hold the folder while training. The lock dies with the process. Raises: UsageError if another one holds it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be an output folder ({error.strerror})") from None
-    if sys.platform == "win32" or world()[0] != 0:
-        yield
-        return
-    import fcntl
-
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: reading processes would inherit it
-        except (BlockingIOError, PermissionError):
-            raise UsageError(f"{out}: another process is training in this folder") from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            for stale in out.glob(".*.tmp.*"):  # what a killed process was writing (files.atomic_path)
-                stale.unlink(missing_ok=True)
-            yield
-        finally:
-            (out / ".lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning without its banners, and without its advice against what is meant here."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        for message in EXPECTED:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-
-
 def _train(job: Job, classifier: Classifier, precision: Precision, progress: bool) -> bool:
     """Run the epochs that are left. False: the time limit came first."""
     train = job.config.train
@@ -277,7 +227,7 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
     local, interrupt = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), signal.getsignal(signal.SIGINT)
     # named, because Lightning would find SLURM first and requeue and resume in its own way
     processes = TorchElasticEnvironment() if world()[1] > 1 else LightningEnvironment()
-    with _quiet():
+    with quiet(), repeatable(torch.cuda.is_available()):
         trainer = Trainer(
             max_epochs=train.epochs,
             devices=local,
