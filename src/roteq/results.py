@@ -119,7 +119,7 @@ class Mistake:
 @dataclass(frozen=True)
 class Fit:
     """One training: fit.json of a run. History rows: epoch (from 1), train_loss, val_loss, val_accuracy,
-    val_balanced_accuracy, val_auc, lr, seconds."""
+    val_balanced_accuracy, val_auc, lr (of the last step), seconds, images_per_second (training steps only)."""
 
     epochs: int
     best_epoch: int
