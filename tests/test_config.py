@@ -71,6 +71,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RoteqError, match=r"could not be written: (File exists|Not a directory)"):
+        write_text(tmp_path / "file" / "result.json", "x")
+
+
 def test_results_save_and_load(tmp_path):
     save_json(Interval(0.5, None, float("nan")), tmp_path / "i.json")
     assert load_json(Interval, tmp_path / "i.json") == Interval(0.5, None, None)

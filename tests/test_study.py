@@ -133,7 +133,7 @@ def test_a_study_that_was_stopped_ends_with_the_same_numbers(finished, tree, tmp
     chosen = config(tree, tmp_path)
     from roteq.study import run
 
-    audit, calls = run.audit, []
+    audit, calls = run.audit_dataset, []
 
     def stops(*args, **kwargs):
         calls.append(1)
@@ -141,7 +141,7 @@ def test_a_study_that_was_stopped_ends_with_the_same_numbers(finished, tree, tmp
             raise KeyboardInterrupt
         return audit(*args, **kwargs)
 
-    monkeypatch.setattr(run, "audit", stops)
+    monkeypatch.setattr(run, "audit_dataset", stops)
     with pytest.raises(KeyboardInterrupt):
         investigate(chosen, progress=False)
     assert not (chosen.folder / "report.html").exists()

@@ -22,9 +22,9 @@ _HOMES = {
     "nn": "nn",
     "prepare": "data",
 }
-_ROOMS = {"audit": None, "models": None, "nn": None}  # names that are modules themselves
+_ROOMS = {"audit", "models", "nn"}  # names that are modules themselves
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

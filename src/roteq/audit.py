@@ -146,6 +146,14 @@ def audit(
     )
 
 
+def audit_dataset(classifier: Any, data: Any, config: AuditConfig, *, progress: bool = False) -> AuditResult:
+    """Audit a trained network of roteq on a labelled dataset; only the images that are drawn are read."""
+    chosen = chosen_images(config, len(data)).tolist()
+    groups = None if data.groups is None else [data.groups[i] for i in chosen]
+    images, labels = data.images(chosen), data.labels[chosen]
+    return audit(classifier, images, labels, crop=classifier.crop, config=config, groups=groups, progress=progress)
+
+
 def _check(images: Any, crop: int | None) -> int:
     """The side of the square patches that are turned, of the parity of the crop."""
     shape = tuple(images.shape)

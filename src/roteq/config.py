@@ -89,7 +89,10 @@ def validate(kind: type[C], tree: Any, where: str) -> C:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(kind, problem, where) for problem in error.errors())) from None
+        problems = error.errors()
+        below = {problem["loc"][:-1] for problem in problems}  # an item that failed also makes its list too short
+        told = [p for p in problems if p["type"] != "too_short" or p["loc"] not in below]
+        raise UsageError("\n".join(_explain(kind, problem, where) for problem in told)) from None
 
 
 def _explain(kind: type[BaseModel], problem: Any, where: str) -> str:
@@ -101,7 +104,8 @@ def _explain(kind: type[BaseModel], problem: Any, where: str) -> str:
     if problem["type"] == "missing":
         return f"{where}: missing key {key!r}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {key or 'configuration'}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+    given = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{where}: {key or 'configuration'}: {message[:1].lower()}{message[1:]}{given}"
 
 
 def _fields_at(kind: Any, path: list[Any]) -> list[str]:

@@ -145,8 +145,7 @@ def audit(
     json: Json = False,
 ) -> None:
     """What turning the pictures does to a network of roteq."""
-    from ..audit import AuditConfig
-    from ..audit import audit as turn
+    from ..audit import AuditConfig, audit_dataset
     from ..config import load_config
     from ..data import open_split
     from ..inference import load_classifier
@@ -155,15 +154,7 @@ def audit(
     classifier = load_classifier(checkpoint_of(run))
     images = open_split(data, split, channels=classifier.channels)
     check_classes(images.classes, classifier.classes)
-    result = turn(
-        classifier,
-        images.images(range(len(images))),
-        images.labels,
-        crop=classifier.crop,
-        config=config,
-        groups=images.groups,
-        progress=not json,
-    )
+    result = audit_dataset(classifier, images, config, progress=not json)
     if json:
         show_json(result)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from ..audit import audit, chosen_images
+from ..audit import audit_dataset
 from ..data import PatchDataset, center_crop, open_split
 from ..errors import RoteqError
 from ..files import load_json, save_json
@@ -70,15 +70,7 @@ def audit_once(
     path = folder / "audit.json"
     if path.exists():
         return load_json(AuditResult, path)
-    chosen = chosen_images(config.audit, len(data))
-    labels, groups = data.labels, data.groups
-    if labels is None:
-        raise RoteqError(f"{folder}: an audit with accuracies needs labelled images")
-    result = audit(
-        classifier, data.images(chosen.tolist()), labels[chosen].numpy(),
-        crop=classifier.crop, config=config.audit,
-        groups=None if groups is None else [groups[i] for i in chosen], progress=progress,
-    )  # fmt: skip
+    result = audit_dataset(classifier, data, config.audit, progress=progress)
     save_json(result, path)
     return result
 
