@@ -80,10 +80,11 @@ def test_predictions_are_those_of_the_network_in_the_order_of_the_dataset(traine
     assert len(set(answers.predicted)) == 2
 
 
-def test_predicting_leaves_the_mode_as_it_was(trained: Path, data: Path) -> None:
-    classifier = load_classifier(trained).train()
+def test_predicting_is_in_evaluation_mode_and_leaves_the_mode_as_it_was(trained: Path, data: Path) -> None:
+    classifier, modes = load_classifier(trained).train(), []
+    classifier.network.register_forward_hook(lambda net, *_: modes.append(net.training))
     predict(classifier, open_split(data, "validation"))
-    assert classifier.training
+    assert classifier.training and modes == [False]
 
 
 def test_progress_goes_to_stderr(trained: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -358,6 +358,7 @@ def test_every_epoch_has_an_order_of_its_own(data: Path, tmp_path: Path, monkeyp
     original = Classifier.training_step
 
     def look(self: Classifier, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        assert self.network.training
         seen[len(self.history)] += batch[0].sum((1, 2, 3)).tolist()
         return original(self, batch, batch_idx)
 
@@ -639,7 +640,16 @@ def test_a_dry_run_goes_through_everything_and_leaves_nothing(data: Path, tmp_pa
     result = fit(model(), data, protocol(max_time=1), tmp_path / "out", progress=False, dry_run=True)
     assert result.epochs == 1 and result.history[0]["val_loss"] is not None and result.flops
     assert not (tmp_path / "out").exists()
-    assert not any(finding.level == "stop" for finding in result.findings)
+
+
+def test_a_dry_run_judges_nothing(data: Path, tmp_path: Path) -> None:
+    def guards_of(trial: bool) -> set[str]:
+        train_once = protocol(epochs=1, batch_size=50)
+        return {
+            f.guard for f in fit(model("blind"), data, train_once, tmp_path, progress=False, dry_run=trial).findings
+        }
+
+    assert guards_of(trial=True) == set() and "constant predictor" in guards_of(trial=False)
 
 
 def test_the_time_limit_stops_in_good_order_and_the_run_can_be_continued(

@@ -224,7 +224,7 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
     callbacks: list[Callback] = [Record(job.out, len(batches) * min(train.batch_size, len(job.chosen)))]
     callbacks += [Clock(train.seconds)] if train.seconds else []
     callbacks += [Bar(classifier.model_config.label)] if progress else []
-    local, interrupt = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), signal.getsignal(signal.SIGINT)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # named, because Lightning would find SLURM first and requeue and resume in its own way
     processes = TorchElasticEnvironment() if world()[1] > 1 else LightningEnvironment()
     with quiet(), repeatable(torch.cuda.is_available()):
@@ -255,8 +255,7 @@ def _train(job: Job, classifier: Classifier, precision: Precision, progress: boo
             return False
         except SIGTERMException:  # would exit with 0
             raise SystemExit(128 + signal.SIGTERM) from None
-        except SystemExit:  # how Lightning passes on Ctrl-C, with the signal switched off
-            signal.signal(signal.SIGINT, interrupt)
+        except SystemExit:  # how Lightning passes on Ctrl-C
             raise KeyboardInterrupt from None
     return True
 
