@@ -12,7 +12,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 	$(shell $(p) -c '$(SUITABLE)' 2>/dev/null && echo $(p))))
 
 help:
-	@echo "make demo     install, then the whole investigation on built-in data (report: demo/study/report.html)"
+	@echo "make demo     install, then the whole investigation on built-in data (report: demo/synthetic-tissue/report.html)"
 	@echo "make test     install, then the test suite"
 	@echo "make slow     the longer tests"
 	@echo "make check    style and types"

@@ -228,6 +228,7 @@ def test_shared_images_stop_the_run() -> None:
     assert check_leak(["a", "b"], ["c"]) is None
     finding = check_leak({"a", "b"}, iter(["b", "b", "c", "d"]), "test")
     assert finding.level == "stop" and finding.message.startswith("2 of 4 test images (50 %)")
+    assert check_leak(["a"], ["a", *range(200)]).level == "warn"
 
 
 @pytest.mark.parametrize(

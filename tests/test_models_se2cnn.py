@@ -55,6 +55,9 @@ def test_the_study_form_has_the_weights_and_maps_of_the_log():
         net.get_submodule(name).register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape[1:])))
     assert net(noise(1, 1, 36, 36)).shape == (1, 2)
     assert shapes == [(48, 32, 32), (96, 12, 12), (16, 2, 2), (128, 2, 2), (2, 2, 2)]
+    digits = se2cnn_study(num_classes=10)
+    assert digits(noise(1, 1, 32, 32)).shape == (1, 10)
+    assert sum(p.numel() for name, p in digits.named_parameters() if name.endswith("weight")) == 51_428
 
 
 @pytest.mark.parametrize("group", ["C12", "C8", "p4", "D4", "Z2"])
@@ -82,7 +85,7 @@ def test_every_parameter_gets_a_gradient_and_the_output_varies():
     [
         (lambda: se2cnn(width=0), "expected width of at least 1, got 0"),
         (lambda: cnn(match="layers"), "expected match 'parameters' or 'channels', got 'layers'"),
-        (lambda: se2cnn_study()(torch.zeros(1, 1, 32, 32)), "expected pictures of 36x36 pixels, got 32x32"),
+        (lambda: se2cnn_study()(torch.zeros(1, 1, 40, 40)), "expected pictures of 36x36 or 32x32 pixels, got 40x40"),
     ],
 )
 def test_wrong_calls_are_refused(make, message):

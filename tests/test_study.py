@@ -190,6 +190,15 @@ def test_the_time_limit_stops_cleanly(tree, tmp_path):
         investigate(chosen, progress=False, max_time=timedelta(milliseconds=1))
 
 
+@pytest.mark.parametrize(("split", "name"), [("validation", "validation"), ("test", "test")])
+def test_images_that_also_train_stop_the_study(tree, tmp_path, split, name):
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    shutil.copy(copy / "train" / "dots" / "train0.png", copy / split / "dots" / "again.png")
+    with pytest.raises(RoteqError, match=rf"1 of 49 {name} images .* are also in the training split"):
+        investigate(config(copy, tmp_path / "runs"), progress=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .augment import Augment, augment, center_crop
-    from .dataset import PatchDataset, batch_collate, dataset_info, open_folder, open_split
+    from .dataset import PatchDataset, batch_collate, contents, dataset_info, open_folder, open_split
     from .prepare import PrepareOptions, prepare
     from .synthetic import synthetic_tissue
 
@@ -21,6 +21,7 @@ __all__ = [
     "augment",
     "batch_collate",
     "center_crop",
+    "contents",
     "dataset_info",
     "open_folder",
     "open_split",
@@ -35,6 +36,7 @@ _HOMES = {
     "augment": "augment",
     "batch_collate": "dataset",
     "center_crop": "augment",
+    "contents": "dataset",
     "dataset_info": "dataset",
     "open_folder": "dataset",
     "open_split": "dataset",

@@ -1,6 +1,7 @@
 """Prepared datasets and plain image folders as torch datasets of uint8 pixels."""
 
 import csv
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -153,6 +154,16 @@ def open_split(root: str | Path, split: str, *, channels: int | None = None) -> 
         ids=[Path(row["path"]).stem for row in rows],
         channels=info.channels if channels is None else channels,
     )
+
+
+def contents(root: str | Path, split: str) -> list[str]:
+    """A hash of the pixels of every image of a split: of the source, where prepare wrote it down, or decoded now."""
+    root = Path(root)
+    if (root / "dataset.json").is_file():
+        with (root / "index.csv").open(newline="", encoding="utf-8") as file:
+            return [row["pixels"] for row in csv.DictReader(file) if row["split"] == split]
+    data = open_split(root, split)
+    return [hashlib.sha256(data.images([i]).numpy().tobytes()).hexdigest() for i in range(len(data))]
 
 
 def _open_tree(root: Path, split: str, channels: int | None) -> PatchDataset:

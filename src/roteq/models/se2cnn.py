@@ -14,6 +14,7 @@ from ..groups import group as named_group
 from ..nn import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d, SymmetricMaxPool2d
 
 STUDY_WEIGHTS = 50_404  # of the founding network; the default form chooses its width to come nearest to it
+STUDY_SIZES = ((36, 36), (32, 32))  # of the pathology patches and of the padded digits
 HIDDEN = 128
 SMALLEST = 32  # smaller pictures are framed: three 5x5 convolutions and two poolings must fit
 
@@ -112,7 +113,8 @@ class SE2CNNStudy(nn.Module):
     """The founding network, every kernel and map shape as in its log (docs/why): no normalisation, orientations merged
     into channels from the third layer on, the answer read at one corner. Not invariant; kept to be measured.
 
-    Shapes: (B, 1, 36, 36) -> (B, num_classes): 36 -> 32|16 -> 12|6 -> 2 -> 2 -> 2, read at [0, 0].
+    Shapes: (B, 1, 36, 36) -> (B, num_classes): 36 -> 32|16 -> 12|6 -> 2 -> 2 -> 2, read at [0, 0]; or 32x32, as in the
+    MNIST demonstration of its authors: 32 -> 28|14 -> 10|5 -> 1 -> 1 -> 1.
     """
 
     def __init__(self, in_channels: int, num_classes: int, group: Group) -> None:
@@ -130,10 +132,10 @@ class SE2CNNStudy(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), 0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (36, 36):
+        if tuple(x.shape[-2:]) not in STUDY_SIZES:
             raise UsageError(
-                f"se2cnn_study: expected pictures of 36x36 pixels, got {x.shape[-2]}x{x.shape[-1]}; "
-                "crop them to 36, or use se2cnn"
+                f"se2cnn_study: expected pictures of 36x36 or 32x32 pixels, got {x.shape[-2]}x{x.shape[-1]}; "
+                "crop them, or use se2cnn"
             )
         x = self.relu(self.pool(self.lift(x)))
         x = self.relu(self.pool(self.conv2(x)))

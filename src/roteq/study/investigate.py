@@ -13,11 +13,12 @@ import torch
 
 from .._version import __version__
 from ..config import load_config, save_yaml, to_yaml
-from ..data import dataset_info, prepare
+from ..data import contents, dataset_info, prepare
 from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json, write_text
+from ..metrics import check_leak
 from ..report import write_report
-from ..results import Run, Study
+from ..results import Finding, Run, Study
 from ..training import TrainConfig, fit, fit_one_batch
 from .comparison import comparison_csv, csv_path, differences, summarise
 from .config import StudyConfig
@@ -54,8 +55,10 @@ def _investigate(config: StudyConfig, split: str, progress: bool, max_time: time
     deadline = None if max_time is None else time.monotonic() + max_time.total_seconds()
     with _claimed(config.folder):
         _write_or_check(config)
-        if config.data.source is not None:
-            prepare(config.data.source, config.root, config.data.prepare, progress=progress)
+        _prepare_data(config, progress)
+        leak = None if dry_run else check_leak(contents(config.root, "train"), contents(config.root, "test"), "test")
+        if leak and leak.level == "stop":
+            raise RoteqError(f"{config.root}: {leak.message}. {leak.advice}")
         runs = [
             _run(config, index, seed, split, progress, deadline, dry_run)
             for seed in config.seeds
@@ -63,7 +66,7 @@ def _investigate(config: StudyConfig, split: str, progress: bool, max_time: time
         ]
         if not is_main_process():
             raise SystemExit(0)
-        study = _gather(config, [run for run in runs if run is not None])
+        study = _gather(config, [run for run in runs if run is not None], (leak,) if leak else ())
         save_json(study, config.folder / "study.json")
         write_text(csv_path(config), comparison_csv(study))
         write_report(study, config.folder / "report.html")
@@ -102,7 +105,20 @@ def _time_is_over(folder: Path) -> RoteqError:
     return RoteqError(f"{folder}: the time is over; what is done is kept, and the same command continues")
 
 
-def _gather(config: StudyConfig, runs: list[Run]) -> Study:
+def _prepare_data(config: StudyConfig, progress: bool) -> None:
+    """Raw data is prepared by one process; several find it ready."""
+    if config.data.source is None:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        prepare(config.data.source, config.root, config.data.prepare, progress=progress)
+    elif not (config.root / "dataset.json").is_file():
+        raise UsageError(
+            f"{config.root}: not prepared yet; several processes need it ready: "
+            f"roteq prepare {config.data.source} {config.root}"
+        )
+
+
+def _gather(config: StudyConfig, runs: list[Run], findings: tuple[Finding, ...]) -> Study:
     data = dataset_info(config.root)
     return Study(
         name=config.name,
@@ -110,7 +126,7 @@ def _gather(config: StudyConfig, runs: list[Run]) -> Study:
         runs=tuple(runs),
         summaries=summarise(runs),
         differences=differences(config, runs),
-        findings=data.findings,
+        findings=findings,
         config=to_yaml(config),
         environment=environment(),
         confidence=config.confidence,

@@ -16,9 +16,10 @@ from rich.console import Console
 from torch import Tensor
 
 from ..config import Config, load_config, save_yaml
-from ..data import PatchDataset, augment, dataset_info, open_split
+from ..data import PatchDataset, augment, contents, dataset_info, open_split
 from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json
+from ..metrics import check_leak
 from ..models import ModelConfig
 from ..results import Fit
 from . import guards, measure
@@ -193,6 +194,10 @@ def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
                 raise RoteqError(f"{last}: a checkpoint of another run: {'.'.join(key)} is {before!r}, now {now!r}")
         restore(classifier, content, last)
         return classifier
+    leak = check_leak(contents(config.data, "train"), contents(config.data, "validation"))
+    if leak and leak.level == "stop":
+        raise RoteqError(f"{config.data}: {leak.message}. {leak.advice}")
+    classifier.findings += [leak] if leak else []
     classifier.learn_statistics(pixels_of(job.train_set, job.chosen, config.train.crop), job.labels)
     classifier.findings += guards.at_start(classifier, *job.first_batch())
     return classifier
