@@ -142,6 +142,10 @@ def test_precision_and_device_changes_lose_nothing_of_the_basis():
     assert torch.equal(there_and_back.basis, LiftingConv2d(1, 2, 5, group="C12").double().basis)
     assert there_and_back.basis.dtype == torch.float64
     assert torch.equal(layer.to("meta").to_empty(device="cpu").basis, LiftingConv2d(1, 2, 5, group="C12").basis)
+    group_layer = GroupConv2d(1, 2, 3, group="D4")
+    void = copy.deepcopy(group_layer).to("meta").to_empty(device="cpu")
+    void.load_state_dict(group_layer.state_dict())
+    torch.testing.assert_close(void(noise(1, 8, 5, 5)), group_layer(noise(1, 8, 5, 5)))
 
 
 def test_the_printed_layer_rebuilds_it():

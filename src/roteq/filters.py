@@ -61,16 +61,16 @@ def lifting_bank(weight: Tensor, basis: Tensor) -> Tensor:
 def group_bank(weight: Tensor, basis: Tensor, sources: Tensor) -> Tensor:
     """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, k*k).
 
-    `sources` (from `bank_sources`) holds |G| * g + g^-1 h: all turned filters come from one matrix product and are then
-    put in their places.
+    Every weight filter is turned by every element in one matrix product, and one look-up (`sources`, from
+    `bank_sources`) puts the results in their places.
     """
     out_channels, in_channels, order, _ = weight.shape
-    turned = torch.einsum("oihp,gpk->oighk", weight, basis).flatten(2, 3)  # (o, i, g*h', k*k)
-    bank = turned.index_select(2, sources).unflatten(2, (order, order))  # (o, i, g, h, k*k)
-    return bank.transpose(1, 2).reshape(out_channels * order, in_channels * order, -1)
+    turned = torch.einsum("oihp,gpk->oihgk", weight, basis).flatten(1, 3)  # (o, i*h*g, k*k)
+    return turned.index_select(1, sources).reshape(out_channels * order, in_channels * order, -1)
 
 
-def bank_sources(group: Group) -> Tensor:
-    """Flat positions g*|G| + g^-1 h for all (g, h): the index of `group_bank`."""
-    offset = torch.arange(group.order)[:, None] * group.order
-    return (left_translation(group) + offset).flatten()
+def bank_sources(group: Group, in_channels: int) -> Tensor:
+    """Where bank entry (g, i, h) stands among the turned filters (i, g^-1 h, g): flat, |G| * C_in * |G|."""
+    order = group.order
+    g, i = torch.arange(order)[:, None, None], torch.arange(in_channels)[:, None]
+    return ((i * order + left_translation(group)[:, None, :]) * order + g).flatten()

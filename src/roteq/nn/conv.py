@@ -154,13 +154,18 @@ class GroupConv2d(_TiedConv2d):
         mask: bool | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding, bias, group, mask)
-        self.register_buffer("sources", bank_sources(self.group), persistent=False)
+        self.register_buffer("sources", bank_sources(self.group, in_channels), persistent=False)
 
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         return (self.out_channels, self.in_channels, self.group.order, filters)
 
     def bank(self) -> Tensor:
         return group_bank(self.weight, self.basis, self.sources).unflatten(2, (self.kernel_size, self.kernel_size))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.sources = bank_sources(self.group, self.in_channels).to(self.weight.device)  # to_empty() leaves it void
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         expected = self.in_channels * self.group.order
