@@ -578,7 +578,8 @@ def test_images_that_the_network_cannot_take_leave_nothing(
     for split in ("train", "validation"):
         for label in ("a", "b"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
-            Image.new("L", shape).save(tmp_path / "data" / split / label / f"{split}-{label}.png")
+            grey = len(split) + ord(label)  # every picture another one
+            Image.new("L", shape, grey).save(tmp_path / "data" / split / label / f"{split}-{label}.png")
     with pytest.raises(UsageError, match=message):
         train(tmp_path / "data", tmp_path / "out", name)
     assert not (tmp_path / "out").exists()

@@ -21,7 +21,7 @@ from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json
 from ..metrics import check_leak
 from ..models import ModelConfig
-from ..results import Fit
+from ..results import Finding, Fit
 from . import guards, measure
 from .callbacks import Bar, Clock, Record, TimeUp, write_metrics
 from .checkpoint import WholeFiles, read_checkpoint, restore
@@ -54,6 +54,7 @@ class Job:
     chosen: Tensor  # indices of the training images in use
     checked: Tensor  # indices of the validation images in use
     trial: bool  # a dry run judges nothing
+    leak: Finding | None  # of level 'warn'
 
     @property
     def labels(self) -> Tensor:
@@ -174,7 +175,10 @@ def _open(config: RunConfig, out: Path, trial: bool) -> Job:
         chosen = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), train.batch_size)).long()]
         checked = checked[: train.batch_size]
     augment(train_set.images(chosen[:1]).float(), train.augment, train.crop, torch.Generator())  # may refuse the shape
-    return Job(config, out, train_set, val_set, chosen, checked, trial)
+    leak = check_leak(contents(config.data, "train"), contents(config.data, "validation"))
+    if leak and leak.level == "stop":
+        raise RoteqError(f"{config.data}: {leak.message}. {leak.advice}")
+    return Job(config, out, train_set, val_set, chosen, checked, trial, leak)
 
 
 def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
@@ -194,10 +198,7 @@ def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
                 raise RoteqError(f"{last}: a checkpoint of another run: {'.'.join(key)} is {before!r}, now {now!r}")
         restore(classifier, content, last)
         return classifier
-    leak = check_leak(contents(config.data, "train"), contents(config.data, "validation"))
-    if leak and leak.level == "stop":
-        raise RoteqError(f"{config.data}: {leak.message}. {leak.advice}")
-    classifier.findings += [leak] if leak else []
+    classifier.findings += [job.leak] if job.leak else []
     classifier.learn_statistics(pixels_of(job.train_set, job.chosen, config.train.crop), job.labels)
     classifier.findings += guards.at_start(classifier, *job.first_batch())
     return classifier
