@@ -263,7 +263,7 @@ def _distrust(study: Study, pairs: list[Pair], void: dict[str, int]) -> Iterator
     """The worst first."""
     for observation in all_findings(study):
         for places, message in observation.seen:
-            yield f"{places}: {observation.guard}. {message}"
+            yield f"{places}: {observation.guard}: {message}"
     summaries = [s for s in study.summaries if s.label not in void]
     yield from _distrust_models(study, summaries)
     yield from _distrust_sizes(pairs)
