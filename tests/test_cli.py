@@ -197,6 +197,14 @@ def test_predict_prints_class_and_score(roteq: Roteq, folder: Path) -> None:
     assert re.search(r"dark0\S* +(dark|light) +[01]\.\d{3}", out)
 
 
+def test_predict_reads_pictures_of_another_mode(roteq: Roteq, folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "photos" / "dark" / "dark0.png") as picture:
+        picture.convert("L" if picture.mode == "RGB" else "RGB").save(tmp_path / "other.png")
+    code, out, _ = roteq("predict", folder / "run", tmp_path / "other.png")
+    assert code == 0
+    assert "other" in out
+
+
 def test_predict_answers_for_a_folder_in_json_and_csv(roteq: Roteq, folder: Path) -> None:
     code, out, _ = roteq("predict", folder / "run", folder / "photos", "--json", "--csv", folder / "answers.csv")
     assert code == 0

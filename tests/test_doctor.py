@@ -113,11 +113,11 @@ def test_a_library_that_never_returns_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_a_missing_extra_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda _: None)
-    assert doctor.check_extra("hub") == Check(
-        "extra hub",
+    assert doctor.check_extra("dev") == Check(
+        "extra dev",
         "ok",
-        "not installed (Hugging Face image datasets as a source)",
-        "if you need it: pip install 'roteq[hub]'",
+        "not installed (style, types and tests)",
+        "if you need it: pip install 'roteq[dev]'",
     )
 
 
@@ -145,7 +145,7 @@ def test_the_other_checks_run_when_one_breaks(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(doctor, "probe_libraries", lambda names: dict.fromkeys(names, ("1.0", "")))
     checks = {check.name: check for check in doctor.examine(tmp_path)}
     assert checks["bf16"] == Check("bf16", "warn", "could not be examined: RuntimeError: no such luck")
-    assert {"python", "torchvision", "devices", "threads", "memory", "disk", "folder", "extra hub"} <= set(checks)
+    assert {"python", "torchvision", "devices", "threads", "memory", "disk", "folder", "extra dev"} <= set(checks)
 
 
 def test_nothing_is_asked_of_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics")
-EXTRAS = {"hub": ("datasets", "Hugging Face image datasets as a source")}
+EXTRAS = {"dev": ("pytest", "style, types and tests")}
 GIB = 2**30
 REINSTALL = "pip install --force-reinstall --no-cache-dir torch torchvision"
 

@@ -97,7 +97,9 @@ def predict(
     from ..inference import load_classifier
     from ..inference import predict as answer
 
-    found = answer(load_classifier(checkpoint_of(run)), open_folder(images), progress=not json)
+    classifier = load_classifier(checkpoint_of(run))
+    pictures = open_folder(images, channels=classifier.channels, crop=classifier.crop)
+    found = answer(classifier, pictures, progress=not json)
     rows = [
         {"image": name, "class": found.classes[row.argmax()], "score": float(row.max())}
         | {f"p({label})": float(p) for label, p in zip(found.classes, row, strict=True)}
