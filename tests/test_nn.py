@@ -134,6 +134,9 @@ def test_double_of_one_network_leaves_another_alone():
     first, second = network("C8"), network("C8")
     first.double()
     assert second(noise(1, 2, 14, 14)).dtype == torch.float32
+    second.double()
+    first[0].basis.zero_()  # not even a constant is shared
+    assert second[0].basis.any()
 
 
 def test_precision_and_device_changes_lose_nothing_of_the_basis():

@@ -27,10 +27,11 @@ class _TiedConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        padding: int,
-        bias: bool,
+        padding: int = 0,
+        bias: bool = True,
+        *,
         group: str | Group,
-        mask: bool | None,
+        mask: bool | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -44,11 +45,21 @@ class _TiedConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.padding = kernel_size, padding
         self.mask = len(self.group.exact_elements) < self.group.order if mask is None else mask
-        basis = pixel_basis(self.group, kernel_size, self.mask)
-        self.register_buffer("basis", basis.to(torch.get_default_dtype()), persistent=False)  # (|G|, P, k*k)
-        self.weight = nn.Parameter(torch.empty(self._weight_shape(basis.shape[1])))
+        filters = pixel_basis(self.group, kernel_size, self.mask).shape[1]
+        self.weight = nn.Parameter(torch.empty(self._weight_shape(filters)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._register_tables()
         self.reset_parameters()
+
+    def _register_tables(self) -> None:
+        """Constants, made anew from float64 at every change of device or precision, so that none loses a digit."""
+        basis = pixel_basis(self.group, self.kernel_size, self.mask)  # (|G|, P, k*k)
+        self.register_buffer("basis", basis.to(self.weight, copy=True), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._register_tables()
+        return self
 
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         raise NotImplementedError
@@ -67,13 +78,6 @@ class _TiedConv2d(nn.Module):
         nn.init.normal_(self.weight, std=fan_in**-0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.basis = pixel_basis(self.group, self.kernel_size, self.mask).to(
-            self.weight
-        )  # from float64: no double rounding
-        return self
 
     def plain_bias(self) -> Tensor | None:
         return None if self.bias is None else self.bias.repeat_interleave(self.group.order)
@@ -104,19 +108,6 @@ class LiftingConv2d(_TiedConv2d):
     torch.Size([2, 32, 7, 7])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        padding: int = 0,
-        bias: bool = True,
-        *,
-        group: str | Group,
-        mask: bool | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding, bias, group, mask)
-
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         return (self.out_channels, self.in_channels, filters)
 
@@ -142,30 +133,16 @@ class GroupConv2d(_TiedConv2d):
 
     sources: Tensor
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        padding: int = 0,
-        bias: bool = True,
-        *,
-        group: str | Group,
-        mask: bool | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding, bias, group, mask)
-        self.register_buffer("sources", bank_sources(self.group, in_channels), persistent=False)
+    def _register_tables(self) -> None:
+        super()._register_tables()
+        sources = bank_sources(self.group, self.in_channels)
+        self.register_buffer("sources", sources.to(self.weight.device), persistent=False)
 
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         return (self.out_channels, self.in_channels, self.group.order, filters)
 
     def bank(self) -> Tensor:
         return group_bank(self.weight, self.basis, self.sources).unflatten(2, (self.kernel_size, self.kernel_size))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.sources = bank_sources(self.group, self.in_channels).to(self.weight.device)  # to_empty() leaves it void
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         expected = self.in_channels * self.group.order
