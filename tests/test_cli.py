@@ -1,6 +1,7 @@
 """The command line through its entry point: help, what each command prints, and how it fails."""
 
 import csv
+import dataclasses
 import errno
 import json
 import re
@@ -182,6 +183,23 @@ def test_evaluate_takes_the_data_of_the_run(roteq: Roteq, folder: Path, run: str
     assert result["n"] == 10
     assert result["classes"] == ["dark", "light"]
     assert 0 <= result["metrics"]["accuracy"]["value"] <= 1
+
+
+def test_a_constant_network_is_a_loud_failure(roteq: Roteq, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The founding mistake: an accuracy that is the majority rate ends in exit code 1, the numbers still printed."""
+    from roteq import inference
+
+    predict = inference.predict
+
+    def constant(*args: object, **kwargs: object) -> inference.Predictions:
+        answers = predict(*args, **kwargs)
+        return dataclasses.replace(answers, probabilities=np.tile([0.3, 0.7], (len(answers.ids), 1)))
+
+    monkeypatch.setattr(inference, "predict", constant)
+    code, out, err = roteq("evaluate", folder / "run", "--split", "train")
+    assert code == 1
+    assert "majority rate" in err.replace("\n", " ") and "constant predictor" in err
+    assert "accuracy" in out
 
 
 def test_evaluate_prints_tables(roteq: Roteq, folder: Path) -> None:

@@ -102,6 +102,12 @@ def show_findings(findings: Sequence[Any]) -> None:
         Console(stderr=True).print(findings_panel(findings))
 
 
+def fail_on_stop(findings: Sequence[Any]) -> None:
+    """Exit with 1, after everything is printed, where a guard said stop: the numbers exist and mean nothing."""
+    if any(finding.level == "stop" for finding in findings):
+        raise typer.Exit(1)
+
+
 def show_json(result: Any) -> None:
     from ..files import to_json
 

@@ -15,6 +15,7 @@ from .app import (
     RunPath,
     Split,
     command,
+    fail_on_stop,
     show,
     show_findings,
     show_json,
@@ -39,10 +40,12 @@ def train(
     result = fit(model_config, data, train_config, out, progress=not json, dry_run=dry_run)
     show_findings(result.findings)
     if json:
-        return show_json(result)
-    if dry_run:
-        return typer.echo(DRY_RUN_WORKS)
-    typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
+        show_json(result)
+    elif dry_run:
+        typer.echo(DRY_RUN_WORKS)
+    else:
+        typer.echo(f"{result.epochs} epochs in {result.seconds:.0f} s, best epoch {result.best_epoch}: {out}/best.ckpt")
+    fail_on_stop(result.findings)
 
 
 def training_configs(model: str, overrides: list[str]) -> tuple[Any, Any]:
@@ -70,6 +73,7 @@ def evaluate(
     """The numbers of one run on labelled images."""
     from ..data import open_split
     from ..inference import load_classifier, predict
+    from ..metrics import check_constant
     from ..metrics import evaluate as evaluate_predictions
 
     classifier = load_classifier(checkpoint_of(run))
@@ -77,12 +81,16 @@ def evaluate(
     check_classes(images.classes, classifier.classes)
     found = predict(classifier, images, progress=not json)
     result = evaluate_predictions(found.labels, found.probabilities, found.classes, groups=found.groups)
-    show_findings(found.findings)
+    constant = check_constant(found.labels, found.predicted, found.classes)
+    findings = (*found.findings, *([constant] if constant else []))
+    show_findings(findings)
     if json:
-        return show_json(result)
-    from ..report.text import evaluation_table
+        show_json(result)
+    else:
+        from ..report.text import evaluation_table
 
-    show(evaluation_table(result))
+        show(evaluation_table(result))
+    fail_on_stop(findings)
 
 
 @command("roteq predict runs/one slides/patches --csv answers.csv")

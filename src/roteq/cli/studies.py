@@ -40,8 +40,8 @@ def investigate(
     config = load_config(StudyConfig, study, overrides or [])
     limit = duration(max_time)
     result = run_study(config, progress=not json, dry_run=dry_run, max_time=limit)
-    if dry_run and not json:  # one batch bears no verdict
-        return typer.echo(DRY_RUN_WORKS)
+    if dry_run:  # one batch bears no verdict
+        return show_json(result) if json else typer.echo(DRY_RUN_WORKS)
     _show_study(result, config.folder, json)
 
 
@@ -60,12 +60,17 @@ def duration(text: str | None) -> timedelta | None:
 
 
 def _show_study(study: Any, out: Path, json: bool) -> None:
-    if json:
-        return show_json(study)
+    """The study, and exit code 1 where a guard voids (a part of) it."""
     from ..report import verdict
     from ..report.text import summary_table, verdict_panel
 
-    show(summary_table(study), verdict_panel(verdict(study)))
-    report = out / "report.html"
-    if report.exists():
-        typer.echo(f"Report: {report}")
+    found = verdict(study)
+    if json:
+        show_json(study)
+    else:
+        show(summary_table(study), verdict_panel(found))
+        report = out / "report.html"
+        if report.exists():
+            typer.echo(f"Report: {report}")
+    if found.void:
+        raise typer.Exit(1)
