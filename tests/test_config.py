@@ -1,6 +1,6 @@
 import pytest
 
-from roteq.config import Config, load_config, save_yaml, to_yaml
+from roteq.config import Config, apply_override, load_config, save_yaml, to_yaml
 from roteq.errors import RoteqError, UsageError, nearest
 from roteq.files import atomic_path, load_json, save_json, write_text
 from roteq.results import Interval
@@ -29,6 +29,17 @@ def test_a_saved_configuration_loads_as_itself(tmp_path):
     save_yaml(config, tmp_path / "c.yaml")
     assert load_config(Outer, tmp_path / "c.yaml") == config
     assert "lr: 0.001" in to_yaml(config)  # every default is written out
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1.5E2", 150.0), (".5", 0.5), ("7", 7), ("-3", -3), (".inf", float("inf")),
+     ("1:30:00", "1:30:00"), ("010", "010"), ("1e", "1e"), ("true", True), ("null", None), ("[1, 2e1]", [1, 20.0])],
+)  # fmt: skip
+def test_numbers_are_the_usual_ones(text, value):
+    tree = {}
+    apply_override(tree, f"a={text}")
+    assert tree["a"] == value and type(tree["a"]) is type(value)
 
 
 @pytest.mark.parametrize(

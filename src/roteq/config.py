@@ -4,7 +4,7 @@ A key that does not exist is refused with the nearest one that does, because a m
 is an experiment that was never run.
 """
 
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +15,21 @@ from .errors import UsageError, nearest
 from .files import write_text
 
 C = TypeVar("C", bound="Config")
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose numbers are the usual ones: 1e-3 is a number, 1:30:00 is not 5400."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in found if tag not in (INT, FLOAT)]
+    for start, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(INT, re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    FLOAT, re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$"), list("-+.0123456789")
+)
 
 
 class Config(BaseModel):
@@ -31,7 +46,7 @@ def load_config(kind: type[C], path: str | Path | None = None, overrides: list[s
     tree: Any = {}
     if path is not None:
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
         except OSError as error:
             raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -54,12 +69,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UsageError(f"override {override!r}: expected key=value, as in train.epochs=5")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UsageError(f"override {override!r}: the value is not valid YAML") from None
-    if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
-        with suppress(ValueError):
-            parsed = float(parsed)
     node: Any = tree
     *parents, last = key.split(".")
     for part in parents:
