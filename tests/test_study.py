@@ -159,7 +159,8 @@ def test_the_test_split_is_asked_once(finished, tree, tmp_path, monkeypatch):
     from roteq.study import run as module
 
     monkeypatch.setattr(module, "predict", lambda *a, **k: pytest.fail("the test images were asked twice"))
-    investigate(copy, progress=False)
+    study = investigate(copy, progress=False)
+    assert study.runs[0].evaluation == finished[1].runs[0].evaluation
 
 
 def test_a_dry_run_keeps_nothing_and_leaves_the_test_split_alone(tree, tmp_path):
@@ -182,6 +183,23 @@ def test_a_folder_that_is_in_use_is_refused(finished):
     chosen, _ = finished
     with _claimed(chosen.folder), pytest.raises(UsageError, match="another process is working in this folder"):
         investigate(chosen, progress=False)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    import fcntl
+
+    def unsupported(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with _claimed(tmp_path / "s"):
+        assert (tmp_path / "s").is_dir()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tree, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UsageError, match="cannot be an output folder"):
+        investigate(config(tree, tmp_path / "runs"), progress=False)
 
 
 def test_the_time_limit_stops_cleanly(tree, tmp_path):

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -84,7 +83,3 @@ def comparison_csv(study: Study) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def csv_path(config: StudyConfig) -> Path:
-    return config.folder / "comparison.csv"

@@ -20,7 +20,8 @@ from ..metrics import check_leak
 from ..report import write_report
 from ..results import Finding, Run, Study
 from ..training import TrainConfig, fit, fit_one_batch
-from .comparison import comparison_csv, csv_path, differences, summarise
+from ..training.feed import world
+from .comparison import comparison_csv, differences, summarise
 from .config import StudyConfig
 from .run import finish_run
 
@@ -68,7 +69,7 @@ def _investigate(config: StudyConfig, split: str, progress: bool, max_time: time
             raise SystemExit(0)
         study = _gather(config, [run for run in runs if run is not None], (leak,) if leak else ())
         save_json(study, config.folder / "study.json")
-        write_text(csv_path(config), comparison_csv(study))
+        write_text(config.folder / "comparison.csv", comparison_csv(study))
         write_report(study, config.folder / "report.html")
         return study
 
@@ -109,7 +110,7 @@ def _prepare_data(config: StudyConfig, progress: bool) -> None:
     """Raw data is prepared by one process; several find it ready."""
     if config.data.source is None:
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world()[1] == 1:
         prepare(config.data.source, config.root, config.data.prepare, progress=progress)
     elif not (config.root / "dataset.json").is_file():
         raise UsageError(
@@ -149,7 +150,7 @@ def environment() -> dict[str, str]:
 
 def is_main_process() -> bool:
     """False in the further processes of a run started by torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    return world()[0] == 0
 
 
 def _write_or_check(config: StudyConfig) -> None:
@@ -179,12 +180,17 @@ def _claimed(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows has no flock: two processes at once are the user's care there
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be an output folder ({error.strerror})") from None
     with (folder / ".claim").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UsageError(
                 f"{folder}: another process is working in this folder; wait for it or choose another name"
             ) from None
+        except OSError:
+            pass  # a file system without locks
         yield
