@@ -4,7 +4,7 @@ import torch
 from reference import group_convolution, turn_kernel_se2cnn
 
 from roteq.errors import UsageError
-from roteq.filters import pixel_basis
+from roteq.filters import disc_basis, make_basis, pixel_basis
 from roteq.groups import group
 from roteq.nn import GroupConv2d, LiftingConv2d
 
@@ -20,8 +20,12 @@ def turned(kernel, basis, g):
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize("mask", [False, True])
 def test_exact_elements_permute_the_pixels(name, k, mask):
+    if mask and k % 2 == 0:
+        with pytest.raises(UsageError, match=rf"expected an odd kernel_size.*got {k}; nearest: {k - 1} or {k + 1}"):
+            make_basis("disc", group(name), k)
+        return
     g = group(name)
-    basis = pixel_basis(g, k, mask)
+    basis = make_basis("disc" if mask else "pixel", g, k)
     kernel = torch.randn(k, k, dtype=torch.float64, generator=generator)
     upright = turned(kernel, basis, 0)
     for element in g.exact_elements:
@@ -32,7 +36,7 @@ def test_exact_elements_permute_the_pixels(name, k, mask):
 @pytest.mark.parametrize("mask", [False, True])
 def test_pixel_basis_is_the_operator_of_se2cnn(k, rotations, mask):
     kernel = torch.randn(k, k, dtype=torch.float64, generator=generator)
-    basis = pixel_basis(group(f"C{rotations}"), k, mask)
+    basis = make_basis("disc" if mask else "pixel", group(f"C{rotations}"), k)
     for g in range(rotations):
         expected = turn_kernel_se2cnn(kernel.numpy(), g, rotations, mask)
         np.testing.assert_allclose(turned(kernel, basis, g).numpy(), expected, atol=1e-12)
@@ -40,7 +44,7 @@ def test_pixel_basis_is_the_operator_of_se2cnn(k, rotations, mask):
 
 @pytest.mark.parametrize(("k", "kept"), [(3, 9), (5, 21), (7, 37)])
 def test_disc_mask_keeps_the_published_pixels(k, kept):
-    assert int((pixel_basis(group("Z2"), k, True)[0].sum(0) > 0).sum()) == kept
+    assert int((disc_basis(group("Z2"), k)[0].sum(0) > 0).sum()) == kept
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_disc_mask_keeps_the_published_pixels(k, kept):
     [(5, 12, 0, 0.84), (5, 12, 1, 0.396), (5, 8, 1, 0.364), (3, 12, 1, 0.377), (3, 8, 1, 0.416)],
 )
 def test_bilinear_turning_loses_the_published_energy(k, rotations, g, energy):
-    basis = pixel_basis(group(f"C{rotations}"), k, True)
+    basis = disc_basis(group(f"C{rotations}"), k)
     assert basis[g].square().sum().item() / k**2 == pytest.approx(energy, abs=0.002)
 
 
@@ -56,8 +60,8 @@ def test_bilinear_turning_loses_the_published_energy(k, rotations, g, energy):
 @pytest.mark.parametrize("mask", [False, True])
 def test_group_convolution_is_its_definition(name, mask):
     g, k = group(name), 3
-    layer = GroupConv2d(2, 3, k, bias=False, group=g, mask=mask).double()
-    basis = pixel_basis(g, k, mask)
+    layer = GroupConv2d(2, 3, k, bias=False, group=g, basis="disc" if mask else "pixel").double()
+    basis = make_basis("disc" if mask else "pixel", g, k)
     x = torch.randn(1, 2 * g.order, 5, 6, dtype=torch.float64, generator=generator)
     weight = layer.weight.detach().unflatten(-1, (k, k))
     expected = group_convolution(
@@ -83,5 +87,5 @@ def test_lifting_by_hand():
 
 
 def test_kernel_below_one_is_refused():
-    with pytest.raises(UsageError, match="kernel_size: expected 1 or more, got 0"):
+    with pytest.raises(UsageError, match=r"kernel_size: expected one whole number of at least 1 .*got 0"):
         pixel_basis(group("p4"), 0)

@@ -153,7 +153,7 @@ def test_precision_and_device_changes_lose_nothing_of_the_basis():
 
 def test_the_printed_layer_rebuilds_it():
     for layer in (
-        LiftingConv2d(1, 2, 3, group="C8", mask=False),
+        LiftingConv2d(1, 2, 3, group="C8", basis="disc"),
         GroupConv2d(2, 3, 5, padding=1, bias=False, group="D6"),
         GroupPool("C4", mode="mean"),
         GroupBatchNorm2d(4, group="D4"),
@@ -168,10 +168,16 @@ def test_the_printed_layer_rebuilds_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LiftingConv2d(0, 2, 3, group="p4"), "LiftingConv2d: expected in_channels of at least 1, got 0"),
-        (lambda: GroupConv2d(1, 0, 3, group="p4"), "GroupConv2d: expected out_channels of at least 1"),
-        (lambda: GroupConv2d(1, 1, 3, padding=-1, group="p4"), "expected padding of at least 0, got -1"),
-        (lambda: GroupPool("p4", mode="sum"), "expected mode 'max' or 'mean', got 'sum'"),
+        (
+            lambda: LiftingConv2d(0, 2, 3, group="p4"),
+            "LiftingConv2d: expected in_channels to be a whole number of at least 1, got 0",
+        ),
+        (lambda: GroupConv2d(1, 0, 3, group="p4"), "GroupConv2d: expected out_channels to be a whole number"),
+        (
+            lambda: GroupConv2d(1, 1, 3, padding=-1, group="p4"),
+            "expected padding to be a whole number of at least 0, got -1",
+        ),
+        (lambda: GroupPool("p4", mode="sum"), "unknown mode .sum."),
         (lambda: GroupPool("p4")(torch.zeros(1, 6, 3, 3)), "blocks of 4 .C4., got 6 channels"),
         (
             lambda: GroupBatchNorm2d(2, group="p4")(torch.zeros(1, 6, 3, 3)),

@@ -103,6 +103,20 @@ class Group:
         source = torch.tensor([self.product(self.inverse(g), h) for h in range(self.order)], device=x.device)
         return self.act_on_image(blocks.index_select(2, source).flatten(1, 2), g)
 
+    def act_on_vectors(self, x: Tensor, g: int) -> Tensor:
+        """A vector field (B, 2*C, H, W), for every feature x (right) and y (up): move the picture, turn the vectors."""
+        vectors = self.act_on_image(x, g).unflatten(1, (-1, 2))
+        return torch.einsum("ij,bcjhw->bcihw", self.matrix(g).to(x), vectors).flatten(1, 2)
+
+    @property
+    def subgroups(self) -> tuple["Group", ...]:
+        """C_M and, with mirrors, D_M for every M that divides N; the group itself comes last."""
+        turns = [m for m in range(1, self.rotations + 1) if self.rotations % m == 0]
+        return tuple(Group(m, mirrors) for mirrors in (False, True)[: 1 + self.mirrors] for m in turns)
+
+    def is_subgroup_of(self, other: "Group") -> bool:
+        return self in other.subgroups
+
     def describe(self, g: int) -> str:
         angle = f"{self.angle(g):g}°"
         return f"mirror, then {angle}" if self.is_mirror(g) else angle
@@ -113,6 +127,21 @@ def left_translation(group: Group) -> Tensor:
     """Table T[g, h] = index of g^-1 h, (|G|, |G|): where entry h of the block comes from when g acts."""
     order = range(group.order)
     return torch.tensor([[group.product(group.inverse(g), h) for h in order] for g in order])
+
+
+def cosets(group: Group, subgroup: Group) -> list[list[int]]:
+    """Every right coset H t of a subgroup H as [h t for h in H] in the order of H's elements, t ascending.
+
+    >>> cosets(Group(4), Group(2))
+    [[0, 2], [1, 3]]
+    """
+    step = group.rotations // subgroup.rotations
+    elements = [group.index(subgroup.is_mirror(h), (h % subgroup.rotations) * step) for h in range(subgroup.order)]
+    found: list[list[int]] = []
+    for t in range(group.order):
+        if not any(t in coset for coset in found):
+            found.append([group.product(h, t) for h in elements])
+    return found
 
 
 def group(name: "str | Group") -> Group:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from .groups import Group
 from .groups import group as named_group
 
-Representation = Literal["trivial", "regular", "invariant"]
+Representation = Literal["trivial", "regular", "vector", "invariant"]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}  # rounding through a deep network, against the variation
 DEGENERATE = 1e-5  # variation between images below this share of the output's norm is no variation
 
 
 def act(group: Group, x: Tensor, g: int, representation: Representation) -> Tensor:
-    """rho(g) x for an image or trivial map, a regular feature map, or an invariant vector."""
+    """rho(g) x for an image or trivial map, a regular feature map, a vector field, or an invariant vector."""
+    if representation == "vector":
+        return group.act_on_vectors(x, g)
     if representation == "trivial":
         return group.act_on_image(x, g)
     return group.act_on_features(x, g) if representation == "regular" else x

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
+from ..filters import Basis, make_basis
 from ..groups import Group
 from ..groups import group as named_group
 from ..nn import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d, SymmetricMaxPool2d
@@ -29,14 +30,14 @@ class SE2CNN(nn.Module):
     orientations were merged into channels); projection over theta; the mean over space instead of one corner.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, group: Group, width: int) -> None:
+    def __init__(self, in_channels: int, num_classes: int, group: Group, width: int, basis: Basis) -> None:
         super().__init__()
         widths = (width, 2 * width, 4 * width)
-        self.lift = LiftingConv2d(in_channels, widths[0], 5, bias=False, group=group)
+        self.lift = LiftingConv2d(in_channels, widths[0], 5, bias=False, group=group, basis=basis)
         self.norm1 = GroupBatchNorm2d(widths[0], group=group)
-        self.conv2 = GroupConv2d(widths[0], widths[1], 5, bias=False, group=group)
+        self.conv2 = GroupConv2d(widths[0], widths[1], 5, bias=False, group=group, basis=basis)
         self.norm2 = GroupBatchNorm2d(widths[1], group=group)
-        self.conv3 = GroupConv2d(widths[1], widths[2], 5, bias=False, group=group)
+        self.conv3 = GroupConv2d(widths[1], widths[2], 5, bias=False, group=group, basis=basis)
         self.norm3 = GroupBatchNorm2d(widths[2], group=group)
         self.pool = SymmetricMaxPool2d()
         self.project = GroupPool(group)
@@ -61,20 +62,32 @@ def frame(x: Tensor, smallest: int) -> Tensor:
     return F.pad(x, (columns, columns, rows, rows)) if rows or columns else x
 
 
-def weights_of(in_channels: int, order: int, width: int) -> int:
-    """Convolution weights of SE2CNN up to the classifier."""
-    return 25 * width * (in_channels + order * (2 * width + 8 * width)) + 4 * width * HIDDEN
+def published_basis(group: Group) -> Basis:
+    """The pixel basis, under a disc where elements are interpolated: as SE(2)-CNNs and G-CNNs turn their kernels."""
+    return "pixel" if len(group.exact_elements) == group.order else "disc"
 
 
-def width_for(in_channels: int, order: int, weights: int) -> int:
+def weights_of(in_channels: int, order: int, width: int, filters: int = 25) -> int:
+    """Convolution weights of SE2CNN up to the classifier, with `filters` basis filters a kernel."""
+    return filters * width * (in_channels + order * (2 * width + 8 * width)) + 4 * width * HIDDEN
+
+
+def width_for(in_channels: int, order: int, weights: int, filters: int = 25) -> int:
     """The width whose number of weights comes nearest to `weights`."""
-    return min(range(1, 257), key=lambda width: abs(weights_of(in_channels, order, width) - weights))
+    return min(range(1, 257), key=lambda width: abs(weights_of(in_channels, order, width, filters) - weights))
 
 
-def se2cnn(in_channels: int = 3, num_classes: int = 2, group: str = "C12", width: int | None = None) -> nn.Module:
+def se2cnn(
+    in_channels: int = 3,
+    num_classes: int = 2,
+    group: str = "C12",
+    width: int | None = None,
+    basis: Basis | None = None,
+) -> nn.Module:
     """The rotation-invariant SE(2,N)-CNN for any C_N or D_N and any picture size.
 
     `width` None: as many features as bring it nearest to the 50,404 weights of the founding network: 4, 8, 16 for C12.
+    `basis` None: kernels turn as published, by bilinear interpolation; "harmonic" does better in between.
 
     >>> import torch
     >>> se2cnn(1, 2, "C12")(torch.zeros(2, 1, 32, 32)).shape
@@ -83,8 +96,9 @@ def se2cnn(in_channels: int = 3, num_classes: int = 2, group: str = "C12", width
     chosen = named_group(group)
     if width is not None and width < 1:
         raise UsageError(f"se2cnn: expected width of at least 1, got {width}")
-    width = width or width_for(in_channels, chosen.order, STUDY_WEIGHTS)
-    return SE2CNN(in_channels, num_classes, chosen, width)
+    basis = basis or published_basis(chosen)
+    width = width or width_for(in_channels, chosen.order, STUDY_WEIGHTS, make_basis(basis, chosen, 5).shape[1])
+    return SE2CNN(in_channels, num_classes, chosen, width, basis)
 
 
 def cnn(
@@ -101,11 +115,10 @@ def cnn(
     twin = named_group(group)
     width = width_for(in_channels, twin.order, STUDY_WEIGHTS)
     if match == "parameters":
-        return SE2CNN(
-            in_channels, num_classes, Group(1), width_for(in_channels, 1, weights_of(in_channels, twin.order, width))
-        )
+        same = width_for(in_channels, 1, weights_of(in_channels, twin.order, width))
+        return SE2CNN(in_channels, num_classes, Group(1), same, "pixel")
     if match == "channels":
-        return SE2CNN(in_channels, num_classes, Group(1), width * twin.order)
+        return SE2CNN(in_channels, num_classes, Group(1), width * twin.order, "pixel")
     raise UsageError(f"cnn: expected match 'parameters' or 'channels', got {match!r}")
 
 
@@ -119,8 +132,8 @@ class SE2CNNStudy(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, group: Group) -> None:
         super().__init__()
-        self.lift = LiftingConv2d(in_channels, 4, 5, group=group, mask=True)
-        self.conv2 = GroupConv2d(4, 8, 5, group=group, mask=True)
+        self.lift = LiftingConv2d(in_channels, 4, 5, group=group, basis="disc")
+        self.conv2 = GroupConv2d(4, 8, 5, group=group, basis="disc")
         self.conv3 = nn.Conv2d(8 * group.order, 16, 5)
         self.conv4 = nn.Conv2d(16, 128, 1)
         self.conv5 = nn.Conv2d(128, num_classes, 1)

@@ -1,8 +1,31 @@
 """Layers on feature maps over a group: ordinary (B, C*|G|, H, W) tensors whose channels come in blocks of |G|."""
 
-from .conv import GroupConv2d, LiftingConv2d
-from .norm import GroupBatchNorm2d
+from .conv import GroupConv2d, GroupConvTranspose2d, LiftingConv2d
+from .dropout import GroupDropout2d
+from .head import MapHead, VectorHead
+from .norm import GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm2d, GroupNorm2d
 from .plain import plain
-from .pool import GroupPool, SymmetricMaxPool2d
+from .pool import GroupPool, SymmetricAvgPool2d, SymmetricBlurPool2d, SymmetricMaxPool2d, SymmetricUpsample2d
+from .restriction import Restriction
+from .separable import SeparableGroupConv2d
 
-__all__ = ["GroupBatchNorm2d", "GroupConv2d", "GroupPool", "LiftingConv2d", "SymmetricMaxPool2d", "plain"]
+__all__ = [
+    "GroupBatchNorm2d",
+    "GroupConv2d",
+    "GroupConvTranspose2d",
+    "GroupDropout2d",
+    "GroupInstanceNorm2d",
+    "GroupLayerNorm2d",
+    "GroupNorm2d",
+    "GroupPool",
+    "LiftingConv2d",
+    "MapHead",
+    "Restriction",
+    "SeparableGroupConv2d",
+    "SymmetricAvgPool2d",
+    "SymmetricBlurPool2d",
+    "SymmetricMaxPool2d",
+    "SymmetricUpsample2d",
+    "VectorHead",
+    "plain",
+]

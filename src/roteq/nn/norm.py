@@ -1,10 +1,18 @@
-"""Batch normalisation whose statistics are shared over the group, so that training is equivariant too."""
+"""Normalisation whose statistics are shared over the group, so that training is equivariant too."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..groups import Group
 from ..groups import group as named_group
+from .checks import check_at_least, check_features
+
+
+def over_group(values: Tensor, order: int) -> Tensor:
+    """One value a feature -> one value a physical channel."""
+    return values[:, None].expand(-1, order).flatten()
 
 
 class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
@@ -12,45 +20,148 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
 
     y[c, g] = (x[c, g] - mean_c) / sqrt(var_c + eps) * weight_c + bias_c: regular to regular representation.
 
-    Shapes: (B, C*|G|, H, W) -> the same; `num_features` is C.
+    Shapes: (B, C*|G|, H, W) -> the same; `num_features` is C. The arguments are those of nn.BatchNorm2d.
     Exactness: exact, in training too (statistics per physical channel are not: docs/pitfalls).
-    Raises: UsageError for an input with another number of channels.
+    Raises: UsageError for features of another group or another number of them.
     Source: Cohen & Welling 2016, section 6.5 (batch normalisation with one scale per feature map over the group).
 
-    >>> import torch
     >>> GroupBatchNorm2d(8, group="p4")(torch.zeros(2, 32, 9, 9)).shape
     torch.Size([2, 32, 9, 9])
     """
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, group: str | Group
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        group: str | Group,
     ) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
+        check_at_least("GroupBatchNorm2d", 1, num_features=num_features)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
         self.group = named_group(group)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """The channels are checked in forward, where the message can name the group."""
 
     def forward(self, input: Tensor) -> Tensor:
+        check_features("GroupBatchNorm2d", input, self.num_features, self.group)
         order = self.group.order
-        if input.shape[1] != self.num_features * order:
-            raise UsageError(
-                f"GroupBatchNorm2d: expected {self.num_features} features on {self.group.name} "
-                f"({self.num_features * order} channels), got {input.shape[1]} channels"
-            )
-        return super().forward(input.unflatten(1, (self.num_features, order))).flatten(1, 2)
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            mean, variance = over_group(self.running_mean, order), over_group(self.running_var, order)
+            weight, bias = (None if v is None else over_group(v, order) for v in (self.weight, self.bias))
+            return F.batch_norm(input, mean, variance, weight, bias, eps=self.eps)
+        if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(input.unflatten(1, (self.num_features, order))).flatten(1, 2)
+        rows = input.permute(0, 2, 3, 1).flatten(0, 2).unflatten(1, (self.num_features, order))  # (B*H*W, C, |G|)
+        rows = super().forward(rows).flatten(1)
+        return rows.unflatten(0, (len(input), *input.shape[2:])).permute(0, 3, 1, 2)
+
+    def plain(self) -> nn.BatchNorm2d:
+        """The BatchNorm2d over physical channels that computes the same in eval mode."""
+        order = self.group.order
+        twin = nn.BatchNorm2d(self.num_features * order, self.eps, self.momentum, self.affine, self.track_running_stats)
+        state = {name: (over_group(v, order) if v.ndim else v).clone() for name, v in self.state_dict().items()}
+        twin.load_state_dict(state, assign=True)
+        return twin.train(self.training)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, group={self.group.name!r}"
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, group={self.group.name!r}"
+        )
 
 
-def plain_batch_norm(norm: GroupBatchNorm2d) -> nn.BatchNorm2d:
-    """The BatchNorm2d over physical channels that computes the same in eval mode."""
-    order = norm.group.order
-    twin = nn.BatchNorm2d(norm.num_features * order, eps=norm.eps, momentum=norm.momentum)
-    state = {
-        name: value.repeat_interleave(order) if value.ndim else value.clone()
-        for name, value in norm.state_dict().items()
-    }
-    twin.load_state_dict(state)
-    return twin.to(device=norm.weight.device, dtype=norm.weight.dtype).train(norm.training)
+class GroupNorm2d(nn.Module):
+    """Normalise every sample over sets of features, over the group and over space: group normalisation of feature maps
+    on a group.
+
+    Shapes: (B, C*|G|, H, W) -> the same; `num_groups` divides the number of features C. One weight and bias a feature.
+    num_groups=1 normalises whole samples, num_groups=C is GroupInstanceNorm2d.
+    Exactness: exact.
+    Raises: UsageError if num_groups does not divide C, or for features of another group.
+    Source: Wu & He 2018 (arXiv 1803.08494), with the statistics of a feature shared over the stabilizer.
+
+    >>> GroupNorm2d(2, 8, group="p4")(torch.zeros(2, 32, 9, 9)).shape
+    torch.Size([2, 32, 9, 9])
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, group: str | Group
+    ) -> None:
+        super().__init__()
+        check_at_least(type(self).__name__, 1, num_groups=num_groups, num_channels=num_channels)
+        if num_channels % num_groups:
+            raise UsageError(
+                f"GroupNorm2d: expected num_groups to divide num_channels, got {num_groups} and {num_channels}"
+            )
+        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self.group = named_group(group)
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features(type(self).__name__, x, self.num_channels, self.group)
+        weight, bias = (None if v is None else over_group(v, self.group.order) for v in (self.weight, self.bias))
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+    def plain(self) -> nn.GroupNorm:
+        """The GroupNorm over physical channels that computes the same."""
+        twin = nn.GroupNorm(self.num_groups, self.num_channels * self.group.order, self.eps, self.affine)
+        state = {name: over_group(value, self.group.order).clone() for name, value in self.state_dict().items()}
+        twin.load_state_dict(state, assign=True)
+        return twin.train(self.training)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+        )
+
+
+class GroupInstanceNorm2d(GroupNorm2d):
+    """Normalise every feature of every sample with its mean and variance over group and space.
+
+    Shapes: (B, C*|G|, H, W) -> the same; `num_features` is C.
+    Exactness: exact. Raises: UsageError for features of another group.
+    Source: Ulyanov, Vedaldi & Lempitsky 2016 (arXiv 1607.08022), with the statistics shared over the stabilizer.
+
+    >>> GroupInstanceNorm2d(8, group="p4")(torch.zeros(2, 32, 9, 9)).shape
+    torch.Size([2, 32, 9, 9])
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, group: str | Group) -> None:
+        super().__init__(num_features, num_features, eps, affine, group=group)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+
+
+class GroupLayerNorm2d(nn.Module):
+    """Normalise every pixel with its mean and variance over all features and the whole group, as ConvNeXt does.
+
+    Shapes: (B, C*|G|, H, W) -> the same; `num_channels` is C. One weight and bias a feature.
+    Exactness: exact. Raises: UsageError for features of another group.
+    Source: Ba, Kiros & Hinton 2016 (arXiv 1607.06450); per pixel as in Liu et al. 2022 (arXiv 2201.03545).
+
+    >>> GroupLayerNorm2d(8, group="p4")(torch.zeros(2, 32, 9, 9)).shape
+    torch.Size([2, 32, 9, 9])
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6, affine: bool = True, *, group: str | Group) -> None:
+        super().__init__()
+        check_at_least("GroupLayerNorm2d", 1, num_channels=num_channels)
+        self.num_channels, self.eps, self.affine = num_channels, eps, affine
+        self.group = named_group(group)
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features("GroupLayerNorm2d", x, self.num_channels, self.group)
+        weight, bias = (None if v is None else over_group(v, self.group.order) for v in (self.weight, self.bias))
+        y = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], weight, bias, self.eps).permute(0, 3, 1, 2)
+        return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"

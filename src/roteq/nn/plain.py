@@ -2,42 +2,109 @@
 
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .conv import GroupConv2d, LiftingConv2d
-from .norm import GroupBatchNorm2d, plain_batch_norm
+from ..errors import UsageError
+
+SAME = 1e-4  # largest relative change of the output that folding may cause, in float32
 
 
-def plain(module: nn.Module) -> nn.Module:
-    """A copy with every tied convolution written out as nn.Conv2d and every group batch norm as nn.BatchNorm2d.
+def plain(module: nn.Module, *, fold: Tensor | None = None) -> nn.Module:
+    """A copy in which tied convolutions are nn.Conv2d (nn.ConvTranspose2d), group norms torch's own norms over physical
+    channels, and group pooling nn.MaxPool3d or nn.AvgPool3d over the channels.
 
-    It computes the same in eval mode and as fast as any CNN of as many physical channels; trained further, its filters
-    drift apart and it is no longer equivariant.
+    It computes the same in eval mode and is as fast as any CNN of as many physical channels; trained further, its
+    filters drift apart and it is no longer equivariant. Layers without weights for which torch has no equal stay
+    (symmetric pools, Restriction), and so does GroupLayerNorm2d; `torch.export` leaves nothing of roteq in the file.
 
-    >>> import torch
+    fold: a sample input, for a network in eval mode. Every BatchNorm that reads what a convolution has just written is
+    then folded into it; the output on the sample is compared, and a fold that changes it is undone.
+
+    Raises: UsageError if weights are not finite, or for `fold` in training mode.
+
+    >>> from roteq.nn import LiftingConv2d
     >>> plain(LiftingConv2d(1, 8, kernel_size=3, group="p4"))
     Conv2d(1, 32, kernel_size=(3, 3), stride=(1, 1))
     """
-    if isinstance(module, LiftingConv2d | GroupConv2d):
-        return _plain_conv(module)
-    if isinstance(module, GroupBatchNorm2d):
-        return plain_batch_norm(module)
-    twin = copy.copy(module) if not list(module.children()) else copy.deepcopy(module)
-    for name, child in module.named_children():
-        setattr(twin, name, plain(child))
-    return twin
+    if fold is not None and module.training:
+        raise UsageError(
+            "plain: expected a network in eval mode to fold its BatchNorm, got training mode; call .eval()"
+        )
+    twin = _exchange(copy.deepcopy(module), {})
+    return twin if fold is None else _fold_batch_norms(twin, fold)
 
 
-def _plain_conv(layer: LiftingConv2d | GroupConv2d) -> nn.Conv2d:
-    bank = layer.bank().detach()
-    conv = nn.Conv2d(
-        bank.shape[1],
-        bank.shape[0],
-        layer.kernel_size,
-        padding=layer.padding,
-        bias=layer.bias is not None,
-        device=bank.device,
-        dtype=bank.dtype,
-    )
-    conv.load_state_dict({"weight": bank} | ({} if layer.bias is None else {"bias": layer.plain_bias().detach()}))  # type: ignore[union-attr]
-    return conv.train(layer.training)
+def _exchange(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Replace every layer that knows its plain form, in place; a layer used twice stays one layer."""
+    if module not in done:
+        done[module] = module
+        own = getattr(module, "plain", None)
+        if callable(own):
+            done[module] = own()
+        else:
+            for name, child in module._modules.items():
+                if child is not None:
+                    setattr(module, name, _exchange(child, done))
+    return done[module]
+
+
+@torch.no_grad()
+def _fold_batch_norms(network: nn.Module, sample: Tensor) -> nn.Module:
+    expected = network(sample)
+    pairs = _written_then_normalised(network, sample)
+    folded = _with_folded(network, pairs)
+    if _same(folded(sample), expected):
+        return folded
+    kept: list[tuple[str, str]] = []  # some convolution is read by others too: find out which
+    for pair in pairs:
+        if _same(_with_folded(network, [*kept, pair])(sample), expected):
+            kept.append(pair)
+    return _with_folded(network, kept)
+
+
+def _same(output: Tensor, expected: Tensor) -> bool:
+    return bool((output - expected).norm() <= SAME * expected.norm())
+
+
+def _written_then_normalised(network: nn.Module, sample: Tensor) -> list[tuple[str, str]]:
+    """Names of every convolution and the BatchNorm whose input is its output, each called once."""
+    writer: dict[int, str] = {}
+    alive, pairs, calls = [], [], []  # tensors are kept alive, or another could get the same id
+
+    def convolution(name: str, output: Tensor) -> None:
+        calls.append(name)
+        alive.append(output)
+        writer[id(output)] = name
+
+    def normalisation(name: str, input: Tensor) -> None:
+        calls.append(name)
+        if id(input) in writer:
+            pairs.append((writer[id(input)], name))
+
+    hooks = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            hooks.append(layer.register_forward_hook(lambda _, __, output, name=name: convolution(name, output)))
+        elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+            hooks.append(layer.register_forward_pre_hook(lambda _, inputs, name=name: normalisation(name, inputs[0])))
+    try:
+        network(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in pairs if all(calls.count(name) == 1 for name in pair)]
+
+
+def _with_folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
+    network = copy.deepcopy(network)
+    for conv_name, norm_name in pairs:
+        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        conv.weight, conv.bias = fuse_conv_bn_weights(  # type: ignore[assignment]
+            *(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias),  # type: ignore[arg-type]
+            transpose=isinstance(conv, nn.ConvTranspose2d),
+        )
+        parent, _, child = norm_name.rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Identity())
+    return network

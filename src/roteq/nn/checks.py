@@ -1,0 +1,72 @@
+"""What a layer demands of its arguments and of its input, in sentences that name the nearest valid choice.
+
+Only shapes, dtypes and devices are looked at: all of it is known while compiling and exporting.
+"""
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..groups import Group
+
+
+def check_at_least(layer: str, least: int, **arguments: int) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{layer}: expected {name} to be a whole number of at least {least}, got {value!r}")
+
+
+def check_map(layer: str, x: Tensor) -> None:
+    """A batch of maps whose precision this device can convolve."""
+    if x.ndim != 4:
+        raise UsageError(f"{layer}: expected a batch of maps (B, C, H, W), got {x.ndim} dimensions {tuple(x.shape)}")
+    if x.dtype == torch.float16 and x.device.type == "cpu":
+        raise UsageError(f"{layer}: expected bfloat16, float32 or float64 on the CPU, got float16; use .bfloat16()")
+
+
+def check_features(layer: str, x: Tensor, features: int, group: Group) -> None:
+    """`features` blocks of |G| channels."""
+    check_map(layer, x)
+    channels, order = x.shape[1], group.order
+    if channels != features * order:
+        likely = (
+            f"{channels // order} features on {group.name}?"
+            if channels % order == 0 and channels % features
+            else f"was x lifted with a group of {channels // features} elements?"
+            if channels % features == 0
+            else "was x lifted with another group?"
+        )
+        raise UsageError(
+            f"{layer}: expected {features} features on {group.name} ({features * order} channels), got {channels} "
+            f"channels; {likely}"
+        )
+
+
+def check_blocks(layer: str, x: Tensor, group: Group) -> None:
+    """Any number of features of this group."""
+    check_map(layer, x)
+    if x.shape[1] % group.order:
+        raise UsageError(
+            f"{layer}: expected channels in blocks of {group.order} ({group.name}), got {x.shape[1]} channels; "
+            "was x lifted with another group?"
+        )
+
+
+def check_steps(layer: str, x: Tensor, extent: int, stride: int, padding: int) -> None:
+    """The kernel fits into the map, and its steps are symmetric about the centre: they end as far from one border as
+    they began from the other. Otherwise not even a quarter turn is exact (docs/pitfalls)."""
+    for side in x.shape[-2:]:
+        room = side + 2 * padding - extent
+        if room < 0:
+            raise UsageError(
+                f"{layer}: expected a map of at least {extent - 2 * padding} pixels a side (the kernel covers "
+                f"{extent}, padding {padding}), got {x.shape[-2]}x{x.shape[-1]}"
+            )
+        rest = room % stride
+        if rest:
+            raise UsageError(
+                f"{layer}: expected a map on which stride {stride} is symmetric about the centre, got "
+                f"{x.shape[-2]}x{x.shape[-1]} ({rest} of {side} pixels would be dropped on one side); nearest: sides "
+                f"of {side - rest} or {side + stride - rest} pixels, a kernel that covers {extent + rest} or "
+                f"{extent - stride + rest}, stride 1, or SymmetricAvgPool2d before it, which suits any size"
+            )
