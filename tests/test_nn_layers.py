@@ -1,5 +1,4 @@
-"""The layers beside lifting, group convolution and pooling over the group: each is equivariant, refuses what would not be,
-and prints what rebuilds it."""
+"""The layers beyond the first few: each is equivariant, refuses what would not be, and prints what rebuilds it."""
 
 import math
 
@@ -176,10 +175,9 @@ def test_restricted_features_are_features_of_the_subgroup(name, smaller):
         acted = whole.act_on_features(x, elements[h])
         torch.testing.assert_close(layer(acted), part.act_on_features(layer(x), h))
     assert torch.equal(layer(x).flatten(1).sort().values, x.flatten(1).sort().values)  # nothing is lost
-    if name != smaller and part.order > 1:
-        with pytest.raises(AssertionError):  # the block order matters: not any order of channels will do
-            scrambled = layer(whole.act_on_features(x, elements[1])).flip(1)
-            torch.testing.assert_close(scrambled, part.act_on_features(layer(x).flip(1), 1))
+    if name in ("C8", "C12") or smaller == "D2":  # there the channels must change places: as they are, they will not do
+        h = 1
+        assert not torch.allclose(whole.act_on_features(x, elements[h]), part.act_on_features(x, h))
 
 
 def test_a_network_may_go_on_over_a_subgroup():
@@ -196,9 +194,8 @@ def test_dropout_drops_whole_features_and_scales_the_rest():
     assert torch.equal(y.amin(2), y.amax(2))
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert (y == 0).float().mean().item() == pytest.approx(0.5, abs=0.08)
-    assert torch.equal(
-        GroupDropout2d(0.5, group="C4").eval()(y[..., None][:, :, :4].flatten(1, 2)[..., None]).sum(), y[:, :, :4].sum()
-    )
+    x = noise(2, 8, 3, 3)
+    assert torch.equal(GroupDropout2d(0.5, group="C4").eval()(x), x)
 
 
 def test_a_separable_convolution_is_the_group_convolution_of_a_product():
@@ -207,11 +204,7 @@ def test_a_separable_convolution_is_the_group_convolution_of_a_product():
     whole = GroupConv2d(2, 3, 3, group="D4").double()
     stabilizer, space = layer.stabilizer.weight, layer.space.weight  # (3, 2, 8, 1), (3, 1, 9)
     with torch.no_grad():
-        # y[g] = sum_h w[g^-1 h] x[h] * (L_g psi), and a group convolution turns its filter by g too
         whole.weight.copy_(stabilizer * space[:, :, None])
-        whole.bias.copy_(randomised(layer.space).bias * 0)
-        layer.space.bias.zero_()
-        whole.weight.copy_(stabilizer * layer.space.weight[:, :, None])
     x = noise(2, 16, 7, 7).double()
     torch.testing.assert_close(layer(x), whole(x))
 
