@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
+from typing import Any
 
 from .._version import __version__
 from ..files import write_text
@@ -38,15 +39,9 @@ def write_report(study: Study, path: str | Path) -> None:
 
 def render(study: Study) -> str:
     """The report as text. Every string of the study is escaped; only the SVG of our own figures is not."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tight"] = lambda text: re.sub(r"(?<=\d) (?=%)", "\u00a0", text)
-    template = environment.from_string(_resource("template.html"))
-    return template.render(
+    return render_page(
+        "template.html",
         study=study,
-        version=__version__,
-        style=_resource("style.css"),
         verdict=verdict(study),
         findings=all_findings(study),
         comparison=tables.comparison(study),
@@ -59,6 +54,21 @@ def render(study: Study) -> str:
         environment=tables.mapping("Where and with what this ran", ("what", "value"), study.environment),
         words=words,
     )
+
+
+def render_page(name: str, **values: Any) -> str:
+    """One of our templates, filled; every string is escaped unless the template says |safe."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tight"] = lambda text: re.sub(r"(?<=\d) (?=%)", "\u00a0", text)
+    return environment.get_template(name).render(version=__version__, style=_resource("style.css"), **values)
 
 
 def _resource(name: str) -> str:
