@@ -164,18 +164,20 @@ def lifting_bank(weight: Tensor, basis: Tensor) -> Tensor:
     return torch.einsum("oip,gpk->ogik", weight, basis).flatten(0, 1)
 
 
-def group_bank(weight: Tensor, basis: Tensor, sources: Tensor) -> Tensor:
+def group_bank(weight: Tensor, basis: Tensor, placement: Tensor) -> Tensor:
     """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, k*k).
 
-    Every weight filter is turned by every element in one matrix product, and one look-up (`sources`, from
-    `bank_sources`) puts the results in their places.
+    Every weight filter is turned by every element in one matrix product, and one look-up (`placement`, from
+    `bank_placement`) puts the results in their places.
     """
-    out_channels, in_channels, order, _ = weight.shape
+    out_channels, in_channels, order, filters = weight.shape
     pixels = basis.shape[2]
-    turned = weight.flatten(0, 2) @ basis.transpose(0, 1).flatten(1)  # (o*i*h, g*k*k)
+    turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i*h, g*k*k)
     turned = turned.view(out_channels, -1, pixels)  # (o, i*h*g, k*k)
-    tracing = torch.jit.is_tracing()  # a traced file cannot hold a function of ours
-    placed = turned.index_select(1, sources[0]) if tracing else _Permute.apply(turned, sources)
+    if torch.is_grad_enabled() and not torch.jit.is_tracing():  # a traced file cannot hold a function of ours
+        placed = _Permute.apply(turned, placement)
+    else:
+        placed = turned.index_select(1, placement[0])
     return placed.view(out_channels * order, in_channels * order, pixels)
 
 
@@ -205,7 +207,7 @@ class _Permute(torch.autograd.Function):
         return _Permute.apply(tangent, permutations)
 
 
-def bank_sources(group: Group, in_channels: int) -> Tensor:
+def bank_placement(group: Group, in_channels: int) -> Tensor:
     """Where bank entry (g, i, h) stands among the turned filters (i, g^-1 h, g), and the inverse of that permutation:
     (2, |G| * C_in * |G|), int32."""
     order = group.order

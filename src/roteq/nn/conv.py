@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError, nearest
-from ..filters import Basis, bank_sources, default_basis, group_bank, lifting_bank, make_basis
+from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_bank, make_basis
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features, check_map, check_steps
@@ -132,6 +132,9 @@ class TiedConv2d(HasTables):
         """The filters of the equivalent plain convolution, (physical channels out, physical in / groups, k, k)."""
         raise NotImplementedError
 
+    def _as_filters(self, bank: Tensor) -> Tensor:
+        return bank.view(*bank.shape[:2], self.kernel_size, self.kernel_size)
+
     @property
     def plain_groups(self) -> int:
         """`groups` of the equivalent plain convolution."""
@@ -210,7 +213,7 @@ class LiftingConv2d(TiedConv2d):
         return (self.out_channels, self.in_channels // self.groups, filters)
 
     def bank(self) -> Tensor:
-        return lifting_bank(self.weight, self.basis).unflatten(2, (self.kernel_size, self.kernel_size))
+        return self._as_filters(lifting_bank(self.weight, self.basis))
 
     def _check_input(self, x: Tensor) -> None:
         check_map("LiftingConv2d", x)
@@ -239,18 +242,18 @@ class GroupConv2d(TiedConv2d):
     torch.Size([2, 128, 9, 9])
     """
 
-    sources: Tensor
+    placement: Tensor
 
     def _register_tables(self) -> None:
         super()._register_tables()
-        sources = bank_sources(self.group, self.in_channels // self.groups)
-        self.register_buffer("sources", sources.to(self.weight.device), persistent=False)
+        placement = bank_placement(self.group, self.in_channels // self.groups)
+        self.register_buffer("placement", placement.to(self.weight.device), persistent=False)
 
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         return (self.out_channels, self.in_channels // self.groups, self.group.order, filters)
 
     def bank(self) -> Tensor:
-        return group_bank(self.weight, self.basis, self.sources).unflatten(2, (self.kernel_size, self.kernel_size))
+        return self._as_filters(group_bank(self.weight, self.basis, self.placement))
 
 
 class GroupConvTranspose2d(GroupConv2d):

@@ -1,6 +1,5 @@
 """The end of a network: an invariant vector, or a map that turns with the picture."""
 
-import copy
 from typing import Literal
 
 from torch import Tensor, nn
@@ -37,10 +36,6 @@ class VectorHead(nn.Module):
         super().__init__()
         self.pool = GroupPool(group, pool)
         self.linear = nn.Linear(in_channels, out_channels, bias)
-
-    def plain(self) -> nn.Sequential:
-        parts = (self.pool.plain(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), copy.deepcopy(self.linear))
-        return nn.Sequential(*parts).train(self.training)
 
     def extra_repr(self) -> str:
         linear = self.linear
@@ -81,9 +76,6 @@ class MapHead(nn.Module):
         super().__init__()
         self.mix = GroupConv2d(in_channels, out_channels, 1, bias=bias, group=group)
         self.pool = GroupPool(group, pool)
-
-    def plain(self) -> nn.Sequential:
-        return nn.Sequential(self.mix.plain(), self.pool.plain()).train(self.training)
 
     def extra_repr(self) -> str:
         mix = self.mix

@@ -12,12 +12,13 @@ SAME = 1e-4  # largest relative change of the output that folding may cause, in 
 
 
 def plain(module: nn.Module, *, fold: Tensor | None = None) -> nn.Module:
-    """A copy in which tied convolutions are nn.Conv2d (nn.ConvTranspose2d), group norms torch's own norms over physical
-    channels, and group pooling nn.MaxPool3d or nn.AvgPool3d over the channels.
+    """A copy in which tied convolutions are nn.Conv2d (nn.ConvTranspose2d) and the norms torch's own over physical
+    channels.
 
     It computes the same in eval mode and is as fast as any CNN of as many physical channels; trained further, its
-    filters drift apart and it is no longer equivariant. Layers without weights for which torch has no equal stay
-    (symmetric pools, Restriction), and so does GroupLayerNorm2d; `torch.export` leaves nothing of roteq in the file.
+    filters drift apart and it is no longer equivariant. Layers without weights stay (GroupPool, the symmetric
+    pools, Restriction), and so does GroupLayerNorm2d, which torch does not have; `torch.export` leaves nothing of roteq
+    in the file.
 
     fold: a sample input, for a network in eval mode. Every BatchNorm that reads what a convolution has just written is
     then folded into it; the output on the sample is compared, and a fold that changes it is undone.

@@ -57,13 +57,6 @@ class GroupPool(HasTables):
         length, element = blocks.max(2)
         return (length[..., None] * self.axes.to(length.dtype)[element]).movedim(-1, 2).flatten(1, 2)
 
-    def plain(self) -> nn.Module:
-        """The same reduction as pooling over the channels, which torch sees as the depth of one volume."""
-        window = (self.group.order, 1, 1)
-        if self.mode == "argmax":
-            return self
-        return nn.MaxPool3d(window) if self.mode == "max" else nn.AvgPool3d(window)
-
     def extra_repr(self) -> str:
         return f"{self.group.name!r}, mode={self.mode!r}"
 

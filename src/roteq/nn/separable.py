@@ -24,7 +24,7 @@ class TurnedDepthwiseConv2d(TiedConv2d):
         return self.in_channels * self.group.order
 
     def bank(self) -> Tensor:
-        return lifting_bank(self.weight, self.basis).unflatten(2, (self.kernel_size, self.kernel_size))
+        return self._as_filters(lifting_bank(self.weight, self.basis))
 
 
 class SeparableGroupConv2d(nn.Module):
