@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError, nearest
-from .groups import Group, left_translation
+from .groups import Group, left_translation, on_cpu
 
 Basis = Literal["pixel", "disc", "harmonic"]
 RING_WIDTH = 0.6  # standard deviation of a ring in pixels, as in Weiler et al. 2018
@@ -46,6 +46,7 @@ def pixel_grid(kernel_size: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
+@on_cpu
 def pixel_basis(group: Group, kernel_size: int) -> Tensor:
     """The pixel basis: every weight is a pixel, P = k*k. float64, (|G|, k*k, k*k).
 
@@ -78,6 +79,7 @@ def pixel_basis(group: Group, kernel_size: int) -> Tensor:
 
 
 @cache
+@on_cpu
 def disc_basis(group: Group, kernel_size: int) -> Tensor:
     """The pixel basis under a disc: exactly the operator of SE(2)-CNNs (Bekkers et al. 2018), which keeps a target
     pixel within floor(k/2) + 1/2 of the centre.
@@ -94,6 +96,7 @@ def disc_basis(group: Group, kernel_size: int) -> Tensor:
 
 
 @cache
+@on_cpu
 def harmonic_basis(group: Group, kernel_size: int) -> Tensor:
     """Circular harmonics on rings: P = k(k+1)/2 filters for a k x k kernel. float64, (|G|, P, k*k).
 
@@ -174,10 +177,10 @@ def group_bank(weight: Tensor, basis: Tensor, placement: Tensor) -> Tensor:
     pixels = basis.shape[2]
     turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i*h, g*k*k)
     turned = turned.view(out_channels, -1, pixels)  # (o, i*h*g, k*k)
-    if torch.is_grad_enabled() and not torch.jit.is_tracing():  # a traced file cannot hold a function of ours
-        placed = _Permute.apply(turned, placement)
+    if not torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        placed = turned.index_select(1, placement[0])  # a file cannot hold a function of ours, nor a compiler its jvp
     else:
-        placed = turned.index_select(1, placement[0])
+        placed = _Permute.apply(turned, placement)
     return placed.view(out_channels * order, in_channels * order, pixels)
 
 
@@ -207,6 +210,7 @@ class _Permute(torch.autograd.Function):
         return _Permute.apply(tangent, permutations)
 
 
+@on_cpu
 def bank_placement(group: Group, in_channels: int) -> Tensor:
     """Where bank entry (g, i, h) stands among the turned filters (i, g^-1 h, g), and the inverse of that permutation:
     (2, |G| * C_in * |G|), int32."""

@@ -6,8 +6,10 @@ A positive angle is counter-clockwise as displayed, so one quarter turn is torch
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
@@ -16,6 +18,18 @@ from torch.nn import functional as F
 from .errors import UsageError
 
 ALIASES = {"z2": (1, False), "p4": (4, False), "p4m": (4, True)}
+P = ParamSpec("P")
+
+
+def on_cpu(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Make a table on the CPU: a network may be built under another default device, `torch.device("meta")` say."""
+
+    @wraps(make)
+    def table(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        with torch.device("cpu"):
+            return make(*args, **kwargs)
+
+    return table
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,7 @@ class Group:
 
 
 @cache
+@on_cpu
 def left_translation(group: Group) -> Tensor:
     """Table T[g, h] = index of g^-1 h, (|G|, |G|): where entry h of the block comes from when g acts."""
     order = range(group.order)

@@ -27,6 +27,8 @@ def check_map(layer: str, x: Tensor) -> None:
 def check_features(layer: str, x: Tensor, features: int, group: Group) -> None:
     """`features` blocks of |G| channels."""
     check_map(layer, x)
+    if torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
+        return
     channels, order = x.shape[1], group.order
     if channels != features * order:
         likely = (
@@ -45,7 +47,7 @@ def check_features(layer: str, x: Tensor, features: int, group: Group) -> None:
 def check_blocks(layer: str, x: Tensor, group: Group) -> None:
     """Any number of features of this group."""
     check_map(layer, x)
-    if x.shape[1] % group.order:
+    if not torch.jit.is_tracing() and x.shape[1] % group.order:
         raise UsageError(
             f"{layer}: expected channels in blocks of {group.order} ({group.name}), got {x.shape[1]} channels; "
             "was x lifted with another group?"

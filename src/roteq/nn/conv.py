@@ -15,6 +15,7 @@ from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features, check_map, check_steps
+from .layout import is_channels_last
 from .tables import HasTables
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -109,6 +110,8 @@ class TiedConv2d(HasTables):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         self._check_weight(state_dict.get(prefix + "weight", self.weight))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if (self.basis.device, self.basis.dtype) != (self.weight.device, self.weight.dtype):  # loaded with assign=True
+            self._register_tables()
 
     def _check_weight(self, weight: Tensor) -> None:
         """Refuse NaN and infinity where looking is cheap: on the CPU. (On a GPU it would wait for the device.)"""
@@ -158,10 +161,12 @@ class TiedConv2d(HasTables):
         self._check_weight(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
+        if not torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
+            self._check_input(x)
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
-            x, padding = F.pad(x, [padding] * 4, mode=self.padding_mode), 0
+            layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format  # circular forgets it
+            x, padding = F.pad(x, [padding] * 4, mode=self.padding_mode).contiguous(memory_format=layout), 0
         return F.conv2d(x, self.bank(), self.plain_bias(), self.stride, padding, self.dilation, self.plain_groups)
 
     def plain(self) -> nn.Module:
@@ -299,7 +304,8 @@ class GroupConvTranspose2d(GroupConv2d):
             self.weight.mul_(self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
+        if not torch.jit.is_tracing():
+            self._check_input(x)
         return F.conv_transpose2d(
             x, self.transposed_bank(), self.plain_bias(), self.stride, self.padding, 0, self.groups, self.dilation
         )

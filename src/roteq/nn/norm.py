@@ -49,7 +49,7 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         check_features("GroupBatchNorm2d", input, self.num_features, self.group)
         if input.is_contiguous():
-            return super().forward(input.view(len(input), self.num_features, -1, input.shape[3])).view(input.shape)
+            return super().forward(input.view(input.shape[0], self.num_features, -1, input.shape[3])).view(input.shape)
         order = self.group.order
         if not self.training and self.running_mean is not None and self.running_var is not None:
             mean, variance = over_group(self.running_mean, order), over_group(self.running_var, order)
@@ -57,7 +57,7 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(input, mean, variance, weight, bias, eps=self.eps)
         rows = input.permute(0, 2, 3, 1).unflatten(3, (self.num_features, order)).flatten(0, 2)  # (B*H*W, C, |G|)
         rows = super().forward(rows).flatten(1)
-        return rows.unflatten(0, (len(input), *input.shape[2:])).permute(0, 3, 1, 2)  # channels_last
+        return rows.unflatten(0, (input.shape[0], *input.shape[2:])).permute(0, 3, 1, 2)  # channels_last
 
     def plain(self) -> nn.BatchNorm2d:
         """The BatchNorm2d over physical channels that computes the same in eval mode."""

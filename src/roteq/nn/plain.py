@@ -1,6 +1,7 @@
 """Leave the library: the same network made of torch's own layers."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,17 @@ def _fold_batch_norms(network: nn.Module, sample: Tensor) -> nn.Module:
     return _with_folded(network, kept)
 
 
-def _same(output: Tensor, expected: Tensor) -> bool:
-    return bool((output - expected).norm() <= SAME * expected.norm())
+def _same(output: Any, expected: Any) -> bool:
+    pairs = list(zip(_tensors(output), _tensors(expected), strict=True))
+    return bool(pairs) and all(bool((found - wanted).norm() <= SAME * wanted.norm()) for found, wanted in pairs)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """All tensors of an output: one, or those in (nested) tuples, lists and dictionaries."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _written_then_normalised(network: nn.Module, sample: Tensor) -> list[tuple[str, str]]:
@@ -98,14 +108,22 @@ def _written_then_normalised(network: nn.Module, sample: Tensor) -> list[tuple[s
     return [pair for pair in pairs if all(calls.count(name) == 1 for name in pair)]
 
 
+def _exchange_channels(weight: Tensor, groups: int) -> Tensor:
+    """(channels in, channels out / groups, k, k) -> (channels out, channels in / groups, k, k), and back."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
 def _with_folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     network = copy.deepcopy(network)
     for conv_name, norm_name in pairs:
-        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
-        conv.weight, conv.bias = fuse_conv_bn_weights(  # type: ignore[assignment]
-            *(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias),  # type: ignore[arg-type]
-            transpose=isinstance(conv, nn.ConvTranspose2d),
+        conv: Any = network.get_submodule(conv_name)
+        norm: Any = network.get_submodule(norm_name)
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        weight = _exchange_channels(conv.weight, conv.groups) if transposed else conv.weight
+        weight, conv.bias = fuse_conv_bn_weights(
+            *(weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
         )
+        conv.weight = nn.Parameter(_exchange_channels(weight, conv.groups)) if transposed else weight
         parent, _, child = norm_name.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())
     return network

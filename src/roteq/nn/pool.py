@@ -10,6 +10,7 @@ from ..errors import UsageError, nearest
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_blocks, check_map
+from .layout import is_channels_last
 from .tables import HasTables
 
 POOL_MODES = ("max", "mean", "argmax")
@@ -49,13 +50,19 @@ class GroupPool(HasTables):
 
     def forward(self, x: Tensor) -> Tensor:
         check_blocks("GroupPool", x, self.group)
-        blocks = x.unflatten(1, (-1, self.group.order))
+        if is_channels_last(x):  # reduced where the entries of a feature are neighbours in memory
+            return self._reduce(x.movedim(1, 3), 3).movedim(3, 1)
+        return self._reduce(x, 1)
+
+    def _reduce(self, x: Tensor, channels: int) -> Tensor:
+        blocks, entries = x.unflatten(channels, (-1, self.group.order)), channels + 1
         if self.mode == "max":
-            return blocks.amax(2)
+            return blocks.amax(entries)
         if self.mode == "mean":
-            return blocks.mean(2)
-        length, element = blocks.max(2)
-        return (length[..., None] * self.axes.to(length.dtype)[element]).movedim(-1, 2).flatten(1, 2)
+            return blocks.mean(entries)
+        length, element = blocks.max(entries)
+        vectors = length[..., None] * self.axes.to(length.dtype)[element]
+        return vectors.movedim(-1, entries).flatten(channels, entries)
 
     def extra_repr(self) -> str:
         return f"{self.group.name!r}, mode={self.mode!r}"

@@ -7,6 +7,7 @@ from ..errors import UsageError
 from ..groups import Group, cosets
 from ..groups import group as named_group
 from .checks import check_blocks
+from .layout import is_channels_last
 from .tables import HasTables
 
 
@@ -45,7 +46,13 @@ class Restriction(HasTables):
 
     def forward(self, x: Tensor) -> Tensor:
         check_blocks("Restriction", x, self.group)
-        return x.unflatten(1, (-1, self.group.order)).index_select(2, self.source).flatten(1, 2)
+        if is_channels_last(x):
+            return self._reorder(x.movedim(1, 3), 3).movedim(3, 1)
+        return self._reorder(x, 1)
+
+    def _reorder(self, x: Tensor, channels: int) -> Tensor:
+        blocks, entries = x.unflatten(channels, (-1, self.group.order)), channels + 1
+        return blocks.index_select(entries, self.source).flatten(channels, entries)
 
     def extra_repr(self) -> str:
         return f"{self.group.name!r}, {self.subgroup.name!r}"
