@@ -38,7 +38,7 @@ class TiedConv2d(HasTables):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    basis: Tensor
+    turned_filters: Tensor
 
     def __init__(
         self,
@@ -105,7 +105,12 @@ class TiedConv2d(HasTables):
     def _register_tables(self) -> None:
         basis = make_basis(self.basis_name, self.group, self.kernel_size).transpose(0, 1)  # (P, |G|, k*k) in memory
         table = torch.empty(basis.shape, dtype=self.weight.dtype, device=self.weight.device).copy_(basis)
-        self.register_buffer("basis", table.transpose(0, 1), persistent=False)
+        self.register_buffer("turned_filters", table, persistent=False)
+
+    @property
+    def basis(self) -> Tensor:
+        """The turned basis filters, (|G|, P, k*k)."""
+        return self.turned_filters.transpose(0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         self._check_weight(state_dict.get(prefix + "weight", self.weight))
