@@ -192,3 +192,28 @@ def test_the_printed_layer_rebuilds_it():
 def test_wrong_calls_are_refused(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_group_batch_norm_in_channels_last_is_the_same_norm(affine, momentum):
+    torch.manual_seed(0)
+    norm = GroupBatchNorm2d(3, momentum=momentum, affine=affine, group="D4").double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    last = copy.deepcopy(norm)
+    for step in range(3):
+        x = step + 3 * noise(4, 24, 5, 6).double()
+        ours, theirs = x.clone().requires_grad_(), x.to(memory_format=torch.channels_last).requires_grad_()
+        y, z = norm(ours), last(theirs)
+        assert z.is_contiguous(memory_format=torch.channels_last) and not z.is_contiguous()
+        torch.testing.assert_close(z, y)
+        for output in (y, z):
+            (output**3).sum().backward()
+        torch.testing.assert_close(theirs.grad, ours.grad)
+        for a, b in zip((*last.parameters(), *last.buffers()), (*norm.parameters(), *norm.buffers()), strict=True):
+            torch.testing.assert_close(a, b)
+            if a.requires_grad:
+                torch.testing.assert_close(a.grad, b.grad)
+    images = noise(3, 24, 3, 3).double().to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradgradcheck(last, (images,))

@@ -164,7 +164,11 @@ def _aliased_part(psi: Tensor, m: int, rho: Tensor, unit: Tensor, kernel_size: i
 
 def lifting_bank(weight: Tensor, basis: Tensor) -> Tensor:
     """Filters of a lifting convolution: weight (C_out, C_in, P) -> (C_out*|G|, C_in, k*k)."""
-    return torch.einsum("oip,gpk->ogik", weight, basis).flatten(0, 1)
+    out_channels, in_channels, filters = weight.shape
+    order, _, pixels = basis.shape
+    turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i, g*k*k)
+    turned = turned.view(out_channels, in_channels, order, pixels).transpose(1, 2)
+    return turned.reshape(out_channels * order, in_channels, pixels)
 
 
 def group_bank(weight: Tensor, basis: Tensor, placement: Tensor) -> Tensor:
@@ -176,38 +180,40 @@ def group_bank(weight: Tensor, basis: Tensor, placement: Tensor) -> Tensor:
     out_channels, in_channels, order, filters = weight.shape
     pixels = basis.shape[2]
     turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i*h, g*k*k)
-    turned = turned.view(out_channels, -1, pixels)  # (o, i*h*g, k*k)
-    if not torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        placed = turned.index_select(1, placement[0])  # a file cannot hold a function of ours, nor a compiler its jvp
-    else:
-        placed = _Permute.apply(turned, placement)
+    placed = _permuted(turned.view(out_channels, -1, pixels), placement)  # (o, i*h*g, k*k) -> (o, g*i*h, k*k)
     return placed.view(out_channels * order, in_channels * order, pixels)
 
 
+def _permuted(x: Tensor, placement: Tensor) -> Tensor:
+    """x[:, placement[0]], with a gradient that knows the inverse permutation where that is possible."""
+    if torch.is_grad_enabled() and not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        try:
+            return _Permute.apply(x, *placement)
+        except RuntimeError:  # inside torch.func: its transforms want functions that are several times slower to call
+            pass
+    return x.index_select(1, placement[0])  # a file cannot hold a function of ours
+
+
 class _Permute(torch.autograd.Function):
-    """x[:, permutations[0]]; permutations[1] is the inverse, with which the gradient is a look-up too. The gradient of
-    `index_select` must expect repetitions, which takes twice as long for wide layers."""
-
-    generate_vmap_rule = True
+    """x[:, forwards], whose gradient is a look-up too. That of `index_select` must expect repetitions, which takes twice
+    as long for wide layers."""
 
     @staticmethod
-    def forward(x: Tensor, permutations: Tensor) -> Tensor:
-        return x.index_select(1, permutations[0])
+    def forward(ctx: Any, x: Tensor, forwards: Tensor, backwards: Tensor) -> Tensor:
+        ctx.save_for_backward(forwards, backwards)
+        ctx.save_for_forward(forwards, backwards)
+        return x.index_select(1, forwards)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.save_for_forward(inputs[1])
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        forwards, backwards = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+            return _Permute.apply(gradient, backwards, forwards), None, None
+        return gradient.index_select(1, backwards), None, None
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (permutations,) = ctx.saved_tensors
-        return _Permute.apply(gradient, permutations.flip(0)), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
-        (permutations,) = ctx.saved_tensors
-        return _Permute.apply(tangent, permutations)
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        return tangent.index_select(1, ctx.saved_tensors[0])
 
 
 @on_cpu

@@ -1,5 +1,8 @@
 """Normalisation whose statistics are shared over the group, so that training is equivariant too."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,11 +11,77 @@ from ..errors import UsageError
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features
+from .layout import is_channels_last
 
 
 def over_group(values: Tensor, order: int) -> Tensor:
     """One value a feature -> one value a physical channel."""
     return values[:, None].expand(-1, order).flatten()
+
+
+def over_rows(normalise: Callable[[Tensor], Tensor], x: Tensor, features: int) -> Tensor:
+    """Batch normalisation of a channels_last map (B, C*|G|, H, W) as (B*H*W, C, |G|): no copy, but slow on the CPU."""
+    rows = x.permute(0, 2, 3, 1).unflatten(3, (features, -1)).flatten(0, 2)
+    return normalise(rows).flatten(1).unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
+
+
+class _NormaliseChannelsLast(torch.autograd.Function):
+    """Batch normalisation in training, shared over blocks of channels, on maps that stay channels_last.
+
+    torch's own kernels do the passes over the map, with statistics per physical channel; those of a feature are the
+    mean of its channels' means, and the mean of their variances plus the variance of their means. So is the gradient:
+    that of fixed statistics, less its own mean and its part along the normalised map.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, features: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        order = x.shape[1] // features
+        _, means, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
+        means, inverse = (
+            v.view(features, order).to(torch.promote_types(v.dtype, torch.float32)) for v in (means, inverse)
+        )
+        variances = inverse.pow(-2) - eps
+        mean = means.mean(1)
+        variance = (variances + (means - mean[:, None]).square()).mean(1).clamp(min=0)
+        mean, variance = (v.to(x.dtype if weight is None else weight.dtype) for v in (mean, variance))
+        weights, biases = (None if v is None else over_group(v, order) for v in (weight, bias))
+        means, variances = over_group(mean, order), over_group(variance, order)
+        y = torch.native_batch_norm(x, weights, biases, means, variances, False, 0.0, eps)[0]
+        return y, mean, variance
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, weight, bias, ctx.features, ctx.eps = inputs
+        _, mean, variance = output
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: take the way that torch can differentiate
+            y = over_rows(
+                lambda rows: F.batch_norm(rows, None, None, weight, bias, True, 0.0, ctx.eps), x, ctx.features
+            )
+            wanted = [v for v in (x, weight, bias) if v is not None and v.requires_grad]
+            found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
+            return *(next(found) if v is not None and v.requires_grad else None for v in (x, weight, bias)), None, None
+        order, n = x.shape[1] // ctx.features, x.numel() // ctx.features
+        per_channel = [None if v is None else over_group(v, order) for v in (weight, mean, variance)]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x_gradient, along, total = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, *per_channel, None, None, False, ctx.eps, [True, True, True]
+        )
+        along, total = (v.view(ctx.features, order).sum(1) for v in (along, total))  # sums of gradient * xhat, gradient
+        scale = (variance.to(torch.promote_types(variance.dtype, torch.float32)) + ctx.eps).rsqrt()
+        slope = -(1 if weight is None else weight) * scale / n  # of the correction slope * (total + xhat * along)
+        factor, offset = slope * scale * along, slope * (total - mean * scale * along)
+        factor, offset = (over_group(v, order).to(x.dtype).view(1, -1, 1, 1) for v in (factor, offset))
+        x_gradient = x_gradient.addcmul_(x, factor).add_(offset)
+        weighted = None if weight is None else along.to(weight.dtype)
+        return x_gradient, weighted, None if bias is None else total.to(bias.dtype), None, None
 
 
 class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
@@ -50,14 +119,30 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
         check_features("GroupBatchNorm2d", input, self.num_features, self.group)
         if input.is_contiguous():
             return super().forward(input.view(input.shape[0], self.num_features, -1, input.shape[3])).view(input.shape)
-        order = self.group.order
         if not self.training and self.running_mean is not None and self.running_var is not None:
-            mean, variance = over_group(self.running_mean, order), over_group(self.running_var, order)
-            weight, bias = (None if v is None else over_group(v, order) for v in (self.weight, self.bias))
+            mean, variance, weight, bias = (
+                None if v is None else over_group(v, self.group.order)
+                for v in (self.running_mean, self.running_var, self.weight, self.bias)
+            )
             return F.batch_norm(input, mean, variance, weight, bias, eps=self.eps)
-        rows = input.permute(0, 2, 3, 1).unflatten(3, (self.num_features, order)).flatten(0, 2)  # (B*H*W, C, |G|)
-        rows = super().forward(rows).flatten(1)
-        return rows.unflatten(0, (input.shape[0], *input.shape[2:])).permute(0, 3, 1, 2)  # channels_last
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return over_rows(super().forward, input, self.num_features)
+        y, mean, variance = _NormaliseChannelsLast.apply(input, self.weight, self.bias, self.num_features, self.eps)
+        self._update_running_statistics(mean, variance, input.numel() // self.num_features)
+        return y
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, n: int) -> None:
+        """What nn.BatchNorm2d does with the statistics of a batch of n values a feature."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return
+        factor = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if factor is None:
+                factor = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean), factor or 0.0)
+        self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), factor or 0.0)
 
     def plain(self) -> nn.BatchNorm2d:
         """The BatchNorm2d over physical channels that computes the same in eval mode."""
@@ -161,7 +246,7 @@ class GroupLayerNorm2d(nn.Module):
         check_features("GroupLayerNorm2d", x, self.num_channels, self.group)
         weight, bias = (None if v is None else over_group(v, self.group.order) for v in (self.weight, self.bias))
         y = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], weight, bias, self.eps).permute(0, 3, 1, 2)
-        return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+        return y if is_channels_last(x) else y.contiguous()
 
     def extra_repr(self) -> str:
         return f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
