@@ -15,7 +15,7 @@ from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features, check_map, check_steps
-from .layout import is_channels_last
+from .layout import in_layout_of
 from .tables import HasTables
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -170,8 +170,8 @@ class TiedConv2d(HasTables):
             self._check_input(x)
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
-            layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format  # circular forgets it
-            x, padding = F.pad(x, [padding] * 4, mode=self.padding_mode).contiguous(memory_format=layout), 0
+            padded = F.pad(x, [padding] * 4, mode=self.padding_mode)
+            x, padding = in_layout_of(x, padded), 0  # "circular" forgets it
         return F.conv2d(x, self.bank(), self.plain_bias(), self.stride, padding, self.dilation, self.plain_groups)
 
     def plain(self) -> nn.Module:

@@ -1,9 +1,16 @@
-"""The memory layout of a map: what comes in channels_last goes out channels_last."""
+"""The memory layout of a map: what comes in channels_last goes out channels_last.
 
-import torch
+Also inside vmap, where torch knows of no memory_format.
+"""
+
 from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """channels_last and not contiguous as well (maps of one channel or one pixel are both)."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    """The channels of a pixel are neighbours in memory, and not just because there is one channel or one pixel."""
+    return not x.is_contiguous() and x.stride(1) == 1
+
+
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """y, channels_last if x is."""
+    return y.movedim(1, 3).contiguous().movedim(3, 1) if is_channels_last(x) else y
