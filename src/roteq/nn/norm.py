@@ -11,12 +11,12 @@ from ..errors import UsageError
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features
-from .layout import is_channels_last
+from .layout import in_layout_of, is_channels_last
 
 
 def over_group(values: Tensor, order: int) -> Tensor:
     """One value a feature -> one value a physical channel."""
-    return values[:, None].expand(-1, order).flatten()
+    return values[:, None].expand(-1, order).reshape(-1)
 
 
 def over_rows(normalise: Callable[[Tensor], Tensor], x: Tensor, features: int) -> Tensor:
@@ -70,7 +70,7 @@ class _NormaliseChannelsLast(torch.autograd.Function):
             return *(next(found) if v is not None and v.requires_grad else None for v in (x, weight, bias)), None, None
         order, n = x.shape[1] // ctx.features, x.numel() // ctx.features
         per_channel = [None if v is None else over_group(v, order) for v in (weight, mean, variance)]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradient = in_layout_of(x, gradient)
         x_gradient, along, total = torch.ops.aten.native_batch_norm_backward(
             gradient, x, *per_channel, None, None, False, ctx.eps, [True, True, True]
         )
@@ -127,7 +127,10 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(input, mean, variance, weight, bias, eps=self.eps)
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return over_rows(super().forward, input, self.num_features)
-        y, mean, variance = _NormaliseChannelsLast.apply(input, self.weight, self.bias, self.num_features, self.eps)
+        try:
+            y, mean, variance = _NormaliseChannelsLast.apply(input, self.weight, self.bias, self.num_features, self.eps)
+        except RuntimeError:  # inside vmap and in forward mode it has no rule
+            return over_rows(super().forward, input, self.num_features)
         self._update_running_statistics(mean, variance, input.numel() // self.num_features)
         return y
 
@@ -144,8 +147,11 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
         self.running_mean.lerp_(mean.to(self.running_mean), factor or 0.0)
         self.running_var.lerp_((variance * (n / max(n - 1, 1))).to(self.running_var), factor or 0.0)
 
-    def plain(self) -> nn.BatchNorm2d:
-        """The BatchNorm2d over physical channels that computes the same in eval mode."""
+    def plain(self) -> nn.Module:
+        """The BatchNorm2d over physical channels that computes the same in eval mode; without running statistics the
+        layer itself, for torch has none that shares those of a batch."""
+        if self.running_mean is None:
+            return self
         order = self.group.order
         twin = nn.BatchNorm2d(self.num_features * order, self.eps, self.momentum, self.affine, self.track_running_stats)
         state = {name: (over_group(v, order) if v.ndim else v).clone() for name, v in self.state_dict().items()}
