@@ -35,7 +35,7 @@ class _NormaliseChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, features: int, eps: float
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, features: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         order = x.shape[1] // features
         _, means, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
@@ -49,14 +49,10 @@ class _NormaliseChannelsLast(torch.autograd.Function):
         weights, biases = (None if v is None else over_group(v, order) for v in (weight, bias))
         means, variances = over_group(mean, order), over_group(variance, order)
         y = torch.native_batch_norm(x, weights, biases, means, variances, False, 0.0, eps)[0]
-        return y, mean, variance
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, weight, bias, ctx.features, ctx.eps = inputs
-        _, mean, variance = output
+        ctx.features, ctx.eps = features, eps
         ctx.mark_non_differentiable(mean, variance)
         ctx.save_for_backward(x, weight, bias, mean, variance)
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -129,7 +125,7 @@ class GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
             return over_rows(super().forward, input, self.num_features)
         try:
             y, mean, variance = _NormaliseChannelsLast.apply(input, self.weight, self.bias, self.num_features, self.eps)
-        except RuntimeError:  # inside vmap and in forward mode it has no rule
+        except RuntimeError:  # inside torch.func and in forward mode it has no rule
             return over_rows(super().forward, input, self.num_features)
         self._update_running_statistics(mean, variance, input.numel() // self.num_features)
         return y
