@@ -64,7 +64,7 @@ class ModelConfig(Config):
 
     >>> config = ModelConfig.model_validate({"name": "se2cnn", "group": "C8"})
     >>> config.label, config.group, config.options
-    ('se2cnn C8', 'C8', {'group': 'C8', 'width': None})
+    ('se2cnn C8', 'C8', {'group': 'C8', 'width': None, 'basis': None})
     """
 
     name: str
