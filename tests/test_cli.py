@@ -104,6 +104,13 @@ def test_every_command_has_help_with_an_example_that_parses(roteq: Roteq, name: 
         (["train", "cnn", "a", "b", "epochs"], "expected key=value"),
         (["train", "cnn", "a", "b", "--max-time", "soon"], "HH:MM:SS"),
         (["audit", "a", "b", "--max-flip-rate", "2"], "Invalid value for '--max-flip-rate'"),
+        (["covariance", "--basis", "harmonc"], "--basis: unknown basis 'harmonc'; did you mean 'harmonic'?"),
+        (["covariance", "--group", "X9"], "--group: expected 'Z2', 'p4'"),
+        (["covariance", "--group", "C100"], "--group: expected at most 64 elements, got 100 (C100); nearest: C64"),
+        (["covariance", "--kernel-size", "0"], "Invalid value for '--kernel-size'"),
+        (["covariance", "--kernel-size", "4", "--basis", "disc"], "--basis='disc': expected an odd kernel_size"),
+        (["covariance", "--features", "0", "5"], "--features: expected at least 1 and 1, got 0 5"),
+        (["covariance", "a", "--kernel-size", "3"], "--kernel-size: the network of a has its own; leave it out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -267,6 +274,8 @@ def test_audit_prints_a_table(roteq: Roteq, folder: Path) -> None:
         (["audit", "run", "swapped"], 2, "DATA: expected the classes dark, light in this order, got cats, dogs"),
         (["predict", "photos/dark/dark0.png", "photos"], 1, "dark0.png"),
         (["predict", "run", "nowhere"], 2, "nowhere"),
+        (["covariance", "photos"], 1, "photos: expected the folder of a run, with best.ckpt in it"),
+        (["covariance", "run", "--group", "C99"], 2, "--group: expected at most"),
         (["train", "se2cnn", "data", "run"], 2, "run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -336,6 +345,48 @@ def test_demo_investigates_in_the_folder_given(roteq: Roteq, tmp_path: Path, mon
     assert "Verdict" in out
     assert roteq("demo", "--json")[0] == 0
     assert asked == [(tmp_path / "here", True), (Path("demo"), False)]
+
+
+def test_covariance_draws_and_counts(roteq: Roteq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = roteq("covariance", "--group", "C4", "--features", 1, 2, "--seed", 3)
+    assert (code, err) == (0, "")
+    assert "plain CNN" in out
+    assert {"covariance.html", "covariance.json", "5-responses.png"} <= {p.name for p in Path("covariance").iterdir()}
+    code, out, _ = roteq("covariance", "--group", "p4", "--features", 1, 2, "--seed", 3, "--out", "other", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(Path("covariance/covariance.json").read_text())
+    assert json.loads(out)["features"] == [1, 2]
+
+
+def test_covariance_reads_the_filters_of_a_run(roteq: Roteq, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = roteq("covariance", folder / "run", "--group", "C4", "--out", tmp_path)
+    assert code == 0
+    assert "is a plain CNN and promises nothing" in out
+    assert json.loads((tmp_path / "covariance.json").read_text())["channels"] == 1
+
+
+def test_covariance_ends_with_1_where_nothing_is_proved(roteq: Roteq, tmp_path: Path) -> None:
+    code, out, err = roteq("covariance", "--group", "C4", "--kernel-size", 1, "--out", tmp_path / "a")
+    assert code == 1
+    assert "no orientation" in err
+    assert "the test failed" in out
+    (tmp_path / "file").write_text("")
+    code, _, err = roteq("covariance", "--group", "C4", "--features", 1, 1, "--out", tmp_path / "file")
+    assert code == 1
+    assert "could not be written" in err
+
+
+def test_a_long_wait_is_announced(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    room = sys.modules["roteq.cli.app"]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    with room.busy("thinking"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(room, "PATIENCE", 0.01)
+    with room.busy("thinking"):
+        time.sleep(0.2)
+    assert "thinking" in capsys.readouterr().err
 
 
 def test_models_lists_every_network_with_its_options(roteq: Roteq) -> None:

@@ -12,6 +12,7 @@ _HOMES = {
     "Group": "groups",
     "assert_equivariant": "testing",
     "audit": "audit",
+    "covariance": "covariance",
     "create": "models",
     "equivariance_error": "testing",
     "evaluate": "metrics",
@@ -22,7 +23,7 @@ _HOMES = {
     "nn": "nn",
     "prepare": "data",
 }
-_ROOMS = {"audit", "models", "nn"}  # names that are modules themselves
+_ROOMS = {"audit", "covariance", "models", "nn"}  # names that are modules themselves
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -2,8 +2,10 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 DRY_RUN_WORKS = "The dry run works: one batch went through everything; nothing was kept."
+PATIENCE = 2.0  # seconds without a word
 _debug = False
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -82,6 +85,23 @@ def describe(error: BaseException, continues: bool) -> tuple[str, int]:
         return f"Error: {error}", 2 if isinstance(error, UsageError) else 1
     hint = "for the traceback: roteq --debug " + (sys.argv[1] if len(sys.argv) > 1 else "")
     return f"Error: unexpected {type(error).__name__}: {error} ({hint.strip()} ...)", 1
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Say on stderr what is being done, once it has taken a while."""
+    from rich.console import Console
+
+    status = Console(stderr=True).status(doing)
+    patience = Timer(PATIENCE, status.start)
+    patience.daemon = True
+    patience.start()
+    try:
+        yield
+    finally:
+        patience.cancel()
+        patience.join()
+        status.stop()
 
 
 def show(*renderables: Any) -> None:

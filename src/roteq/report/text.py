@@ -1,6 +1,7 @@
 """The same tables and the verdict for the terminal: functions that return rich renderables and print nothing."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -9,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..results import AuditResult, DatasetInfo, Evaluation, Finding, Study
-from . import tables
+from ..results import AuditResult, CovarianceResult, DatasetInfo, Evaluation, Finding, Study
+from . import covariance, tables
 from .tables import Table
 from .verdict import Verdict
 
@@ -60,6 +61,20 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
 
 def audit_table(audit: AuditResult) -> RenderableType:
     return Group(render(tables.turns(audit)), Text(), facts(tables.audit_facts(audit)))
+
+
+def covariance_table(result: CovarianceResult, folder: Path) -> RenderableType:
+    parts = [covariance.summary(result, brief=True), covariance.angles(result), covariance.elements(result)]
+    shown = {str(folder / name): number for name, number in covariance.shown(result).items()}
+    return Group(
+        Text(covariance.headline(result), style="bold"),
+        *(Text(sentence) for sentence in covariance.sentences(result)),
+        *(piece for table in [*parts, covariance.energies(result)] if table.rows for piece in (Text(), render(table))),
+        Text(),
+        facts(shown | {str(folder / covariance.PAGE): "all of it"}),
+        Text(),
+        facts(covariance.facts(result)),
+    )
 
 
 def verdict_panel(verdict: Verdict) -> RenderableType:
