@@ -215,5 +215,5 @@ def test_group_batch_norm_in_channels_last_is_the_same_norm(affine, momentum):
             torch.testing.assert_close(a, b)
             if a.requires_grad:
                 torch.testing.assert_close(a.grad, b.grad)
-    images = noise(3, 24, 3, 3).double().to(memory_format=torch.channels_last).requires_grad_()
+    images = noise(2, 24, 2, 1).double().to(memory_format=torch.channels_last).requires_grad_()
     assert torch.autograd.gradgradcheck(last, (images,))
