@@ -31,6 +31,15 @@ finally:
     sys.path.remove(str(DOCS))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The networks are small: threads would cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def run(page: Path) -> tuple[dict[str, object], str, str]:
     """Run the python blocks of a page in order: their namespace, what they print, and what the page says they print,
     which is the plain block that follows a python block."""
