@@ -348,6 +348,10 @@ def test_demo_investigates_in_the_folder_given(roteq: Roteq, tmp_path: Path, mon
 
 
 def test_covariance_draws_and_counts(roteq: Roteq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from roteq.covariance import measure, untrained
+    from roteq.files import load_json
+    from roteq.results import CovarianceResult
+
     monkeypatch.chdir(tmp_path)
     code, out, err = roteq("covariance", "--group", "C4", "--features", 1, 2, "--seed", 3)
     assert (code, err) == (0, "")
@@ -356,7 +360,8 @@ def test_covariance_draws_and_counts(roteq: Roteq, tmp_path: Path, monkeypatch: 
     code, out, _ = roteq("covariance", "--group", "p4", "--features", 1, 2, "--seed", 3, "--out", "other", "--json")
     assert code == 0
     assert json.loads(out) == json.loads(Path("covariance/covariance.json").read_text())
-    assert json.loads(out)["features"] == [1, 2]
+    found = load_json(CovarianceResult, "covariance/covariance.json")
+    assert found == measure(untrained("C4", features=(1, 2), seed=3), seed=3)
 
 
 def test_covariance_reads_the_filters_of_a_run(roteq: Roteq, folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from roteq.files import load_json
 from roteq.groups import Group, group, turn_image
 from roteq.models import create
 from roteq.nn import GroupConv2d, LiftingConv2d
-from roteq.report.covariance import headline, shown, write_covariance
+from roteq.report.covariance import headline, shown, summary, write_covariance
 from roteq.report.text import covariance_table
 from roteq.results import CovarianceResult
 from roteq.testing import equivariance_error
@@ -286,6 +286,7 @@ def test_a_network_is_tested_with_its_own_weights() -> None:
     np.testing.assert_allclose(layers.lifting.bank(), network[0].bank().detach(), atol=1e-6)
     np.testing.assert_allclose(layers.convolution.bank(), network[2].bank().detach(), atol=1e-6)
     assert (network[0].stride, network[0].weight.dtype) == (2, torch.float32)  # the network is left alone
+    assert layers.whole(torch.zeros(1, 2, 7, 7, dtype=torch.float64)).shape == (1, 8, 1, 1)
     result = measure(layers)
     assert (result.kernel_sizes, result.features, result.channels) == ((3, 5), (3, 2), 2)
     assert result.errors.exact["whole"].max < 1e-12
@@ -294,7 +295,7 @@ def test_a_network_is_tested_with_its_own_weights() -> None:
 def test_dilated_layers_see_further() -> None:
     network = nn.Sequential(LiftingConv2d(1, 2, 3, dilation=2, group="C8"), GroupConv2d(2, 2, 3, group="C8"))
     layers = layers_of(network, "dilated")
-    assert layers.extents == (5, 3)
+    assert layers.extents == control_of(layers).extents == (5, 3)
     result = measure(layers)
     assert result.errors.exact["whole"].max < 1e-12
     assert result.control.interpolated["whole"].mean > 0.5
@@ -314,6 +315,7 @@ def test_a_plain_cnn_is_read_as_blocks_and_is_off_by_order_one() -> None:
     assert result.errors.exact["whole"].mean > 0.5 and result.errors.interpolated["whole"].mean > 0.5
     assert result.control_response_difference is None and result.angles[0].control is None
     assert headline(result).startswith("resnet18 is a plain CNN and promises nothing: its error is")
+    assert f"{result.errors.exact['whole'].mean:.3f} on average at 3 exact elements" in headline(result)
 
 
 def test_channels_that_fill_no_block_are_left_out() -> None:
@@ -323,6 +325,8 @@ def test_channels_that_fill_no_block_are_left_out() -> None:
     assert layers.names[0] == "lift (the first 12 of its 13 channels)"
     np.testing.assert_array_equal(layers.lifting.weight, network.lift.bank()[:12].detach())
     np.testing.assert_array_equal(layers.convolution.weight, network.conv2.bank()[:24, :12].detach())
+    beside = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3))
+    assert layers_of(beside, "x").names == ("0", "2")
     biased = nn.Sequential(nn.Conv2d(1, 5, 3), nn.Conv2d(5, 4, 3))
     np.testing.assert_array_equal(layers_of(biased, "x", group="C4").lifting.bias, biased[0].bias[:4].detach())
 
@@ -372,7 +376,8 @@ def test_what_cannot_be_tested_says_so(call: object, words: str) -> None:
 
 def test_the_seed_decides_everything() -> None:
     assert measure(untrained("C4", seed=1), seed=1) == measure(untrained("C4", seed=1), seed=1)
-    assert measure(untrained("C4", seed=1), seed=1) != measure(untrained("C4", seed=2), seed=2)
+    assert measure(untrained("C4", seed=1), seed=1) != measure(untrained("C4", seed=1), seed=2)
+    assert not untrained("C4", seed=1).lifting.bank().equal(untrained("C4", seed=2).lifting.bank())
 
 
 # What is shown
@@ -393,7 +398,11 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     for name in FILES:
         with Image.open(folder / name) as image:
             assert image.width == 750 and image.height > 150
-            assert len(image.getcolors(1 << 20)) > 5  # not empty
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        inked = (pixels < 230).any(2).mean()
+        assert inked > (0.02 if name == "5-responses.png" else 0.15), name
+        if "kernels" in name:
+            assert (np.ptp(pixels, axis=2) > 60).mean() > 0.05  # red and blue
     assert load_json(CovarianceResult, folder / "covariance.json") == result
     assert len(page.all("figure")) == len(page.all("summary")) == 5
     assert len(page.all("table")) == 5 + 6
@@ -437,6 +446,18 @@ def test_every_case_has_its_page_and_fits_a_terminal(make: object, tmp_path: Pat
     assert "…" not in text
     assert all(f"covariance/{name}" in text for name in [*FILES, "covariance.html"])
     assert all(e.name in text for e in result.errors.elements)
+
+
+@pytest.mark.parametrize("brief", [False, True], ids=["page", "terminal"])
+def test_the_summary_has_a_cell_for_every_column(c8: CovarianceResult, brief: bool) -> None:
+    table = summary(c8, brief)
+    assert len(table.rows) == 6
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert [name in table.columns for name in ("relative mean", "relative max", "control max")] == [
+        True,
+        not brief,
+        True,
+    ]
 
 
 def test_every_picture_says_its_number(tmp_path: Path) -> None:

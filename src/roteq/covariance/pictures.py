@@ -80,10 +80,9 @@ class _Scene:
     def __init__(self, group: Group, noise: Tensor, waves: Waves) -> None:
         self.group, self.noise, self.waves = group, noise, waves
         others = group.exact_elements[1:]
-        quarter = [g for g in others if group.quarter_turns(g) == 1]
         self.exact = bool(others) or group.order == 1
         self.actor = Group(4) if group.order == 1 else group  # the trivial group turns nothing: turn by 90 degrees
-        self.element = [*quarter, *others, 1][0]
+        self.element = [*others, 1][0]  # a quarter turn, where there is one, comes first
         self.name = self.actor.describe(self.element)
 
     def pair(self, side: int) -> tuple[Tensor, Tensor]:
