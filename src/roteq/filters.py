@@ -196,8 +196,8 @@ def _permuted(x: Tensor, placement: Tensor) -> Tensor:
 
 
 class _Permute(torch.autograd.Function):
-    """x[:, forwards], whose gradient is a look-up too. That of `index_select` must expect repetitions, which takes twice
-    as long for wide layers."""
+    """x[:, forwards], whose gradient is a look-up too. That of `index_select` must expect repetitions, which takes
+    twice as long for wide layers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, forwards: Tensor, backwards: Tensor) -> Tensor:
