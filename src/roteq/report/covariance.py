@@ -205,10 +205,9 @@ def input_caption(result: CovarianceResult) -> str:
 
 
 def lifting_caption(result: CovarianceResult) -> str:
-    return (
-        f"One row a feature, one column an element of {result.group}; first channel, one scale: a kernel that loses "
-        f"energy in turning pales. Energy of all of them: {energy_span(result)} of that at the identity."
-    )
+    law = f"One row a feature, one column an element of {result.group}; first channel, one scale"
+    law += ": a kernel that loses energy in turning pales" if result.promised else "; read as if one had been turned"
+    return f"{law}. Energy of all of them: {energy_span(result)} of that at the identity."
 
 
 def sheet_caption(result: CovarianceResult) -> str:

@@ -188,6 +188,7 @@ def _responses(result: CovarianceResult, arrays: CovariancePictures) -> Picture:
         ax.plot(places, values[1], color=look(1).color, marker="s", markersize=4, linestyle=look(1).line, linewidth=1.1)
         ax.plot(places, values[2], color=INK, marker="o", markerfacecolor="none", markersize=10, linestyle="")
         _name_columns(ax, names, 0)
+        ax.margins(y=0.12)  # the rings are not cut off
         ax.set_title(f"{title}: off by {error(difference)}", fontsize=10, loc="left")
         ax.grid()
     handles = [
