@@ -19,6 +19,7 @@ class HasTables(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        if local_metadata.get("assign_to_params_buffers") and any(table.is_meta for table in self.buffers(recurse=False)):
+        assigned = local_metadata.get("assign_to_params_buffers", False)
+        if assigned and any(table.is_meta for table in self.buffers(recurse=False)):
             self._buffers.clear()  # all of them tables
             self._register_tables()
