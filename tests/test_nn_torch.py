@@ -124,6 +124,19 @@ def test_channels_last_goes_through_the_network(training):
     assert seen == ["channels_last"] * 5
 
 
+@pytest.mark.parametrize("name", ["lifting", "group", "transposed"])
+def test_a_layer_in_channels_last_writes_channels_last_whatever_it_reads(name):
+    name = next(case for case in CASES if case.startswith(name))
+    module, inputs = layer(name, False), images(name)
+    expected = run(module, inputs)
+    last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    for twin in (last, copy.deepcopy(last).double().float(), pickle.loads(pickle.dumps(last)), plain(last)):
+        assert layout(run(twin, inputs)) == "channels_last"
+        assert_close(run(twin, inputs), expected, atol=1e-5, rtol=1e-5)
+    assert layout(run(last.to(memory_format=torch.contiguous_format), inputs)) == "contiguous"
+    assert all(parameter.is_contiguous() for parameter in last.parameters())
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_eval_mode_has_gradients(name):
     _, gradients, _ = outcome(layer(name), images(name))

@@ -15,7 +15,7 @@ from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_features, check_map, check_steps
-from .layout import in_layout_of
+from .layout import in_layout_of, is_channels_last
 from .tables import HasTables
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -82,6 +82,7 @@ class TiedConv2d(HasTables):
         check_at_least(layer, 0, padding=self.padding)
         self.padding_mode = padding_mode
         filters = make_basis(self.basis_name, self.group, kernel_size).shape[1]
+        self.channels_last = False
         self.weight = nn.Parameter(torch.empty(self._weight_shape(filters)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._register_tables()
@@ -106,6 +107,15 @@ class TiedConv2d(HasTables):
         basis = make_basis(self.basis_name, self.group, self.kernel_size).transpose(0, 1)  # (P, |G|, k*k) in memory
         table = torch.empty(basis.shape, dtype=self.weight.dtype, device=self.weight.device).copy_(basis)
         self.register_buffer("turned_filters", table, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """`.to(memory_format=torch.channels_last)` is for the filters, as in nn.Conv2d: the bank follows it."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        probe = torch.empty(1, 2, 2, 2, dtype=self.weight.dtype, device=self.weight.device, memory_format=layout)
+        self.channels_last = is_channels_last(fn(probe))
+        super()._apply(fn, recurse)
+        self.weight.data = self.weight.data.contiguous()
+        return self
 
     @property
     def basis(self) -> Tensor:
@@ -141,7 +151,8 @@ class TiedConv2d(HasTables):
         raise NotImplementedError
 
     def _as_filters(self, bank: Tensor) -> Tensor:
-        return bank.view(*bank.shape[:2], self.kernel_size, self.kernel_size)
+        filters = bank.view(*bank.shape[:2], self.kernel_size, self.kernel_size)
+        return filters.contiguous(memory_format=torch.channels_last) if self.channels_last else filters
 
     @property
     def plain_groups(self) -> int:
@@ -300,7 +311,8 @@ class GroupConvTranspose2d(GroupConv2d):
 
     def transposed_bank(self) -> Tensor:
         """The bank as conv_transpose2d wants it: (physical channels in, physical out / groups, k, k)."""
-        return self.bank().unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        bank = self.bank().unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return bank.contiguous(memory_format=torch.channels_last) if self.channels_last else bank
 
     def reset_parameters(self) -> None:
         """As GroupConv2d, but only one in stride^2 pixels of the filter meets a given pixel of the output."""
