@@ -135,7 +135,7 @@ def test_double_of_one_network_leaves_another_alone():
     first.double()
     assert second(noise(1, 2, 14, 14)).dtype == torch.float32
     second.double()
-    first[0].basis.zero_()  # not even a constant is shared
+    first[0].turned_filters.zero_()  # not even a constant is shared
     assert second[0].basis.any()
 
 

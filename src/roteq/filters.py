@@ -6,6 +6,7 @@ Row p of basis[g] is basis filter p, turned by g and sampled on the k x k grid.
 """
 
 from functools import cache
+from math import isqrt
 from typing import Any, Literal
 
 import torch
@@ -163,26 +164,27 @@ def _aliased_part(psi: Tensor, m: int, rho: Tensor, unit: Tensor, kernel_size: i
     return a @ (torch.linalg.pinv(a, rtol=1e-10) @ psi)
 
 
-def lifting_bank(weight: Tensor, basis: Tensor) -> Tensor:
-    """Filters of a lifting convolution: weight (C_out, C_in, P) -> (C_out*|G|, C_in, k*k)."""
+def lifting_bank(weight: Tensor, table: Tensor) -> Tensor:
+    """Filters of a lifting convolution: weight (C_out, C_in, P) -> (C_out*|G|, C_in, k, k). table: (P, |G|, k*k), the
+    basis with its first two axes exchanged."""
     out_channels, in_channels, filters = weight.shape
-    order, _, pixels = basis.shape
-    turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i, g*k*k)
+    _, order, pixels = table.shape
+    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i, g*k*k)
     turned = turned.view(out_channels, in_channels, order, pixels).transpose(1, 2)
-    return turned.reshape(out_channels * order, in_channels, pixels)
+    return turned.reshape(out_channels * order, in_channels, isqrt(pixels), -1)
 
 
-def group_bank(weight: Tensor, basis: Tensor, placement: Tensor) -> Tensor:
-    """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, k*k).
+def group_bank(weight: Tensor, table: Tensor, placement: Tensor) -> Tensor:
+    """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, k, k). table as above.
 
     Every weight filter is turned by every element in one matrix product, and one look-up (`placement`, from
     `bank_placement`) puts the results in their places.
     """
     out_channels, in_channels, order, filters = weight.shape
-    pixels = basis.shape[2]
-    turned = weight.reshape(-1, filters) @ basis.transpose(0, 1).reshape(filters, -1)  # (o*i*h, g*k*k)
+    pixels = table.shape[2]
+    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i*h, g*k*k)
     placed = _permuted(turned.view(out_channels, -1, pixels), placement)  # (o, i*h*g, k*k) -> (o, g*i*h, k*k)
-    return placed.view(out_channels * order, in_channels * order, pixels)
+    return placed.view(out_channels * order, in_channels * order, isqrt(pixels), -1)
 
 
 def _permuted(x: Tensor, placement: Tensor) -> Tensor:

@@ -150,9 +150,8 @@ class TiedConv2d(HasTables):
         """The filters of the equivalent plain convolution, (physical channels out, physical in / groups, k, k)."""
         raise NotImplementedError
 
-    def _as_filters(self, bank: Tensor) -> Tensor:
-        filters = bank.view(*bank.shape[:2], self.kernel_size, self.kernel_size)
-        return filters.contiguous(memory_format=torch.channels_last) if self.channels_last else filters
+    def _in_layout(self, bank: Tensor) -> Tensor:
+        return bank.contiguous(memory_format=torch.channels_last) if self.channels_last else bank
 
     @property
     def plain_groups(self) -> int:
@@ -234,7 +233,7 @@ class LiftingConv2d(TiedConv2d):
         return (self.out_channels, self.in_channels // self.groups, filters)
 
     def bank(self) -> Tensor:
-        return self._as_filters(lifting_bank(self.weight, self.basis))
+        return self._in_layout(lifting_bank(self.weight, self.turned_filters))
 
     def _check_input(self, x: Tensor) -> None:
         check_map("LiftingConv2d", x)
@@ -274,7 +273,7 @@ class GroupConv2d(TiedConv2d):
         return (self.out_channels, self.in_channels // self.groups, self.group.order, filters)
 
     def bank(self) -> Tensor:
-        return self._as_filters(group_bank(self.weight, self.basis, self.placement))
+        return self._in_layout(group_bank(self.weight, self.turned_filters, self.placement))
 
 
 class GroupConvTranspose2d(GroupConv2d):
@@ -312,7 +311,7 @@ class GroupConvTranspose2d(GroupConv2d):
     def transposed_bank(self) -> Tensor:
         """The bank as conv_transpose2d wants it: (physical channels in, physical out / groups, k, k)."""
         bank = self.bank().unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-        return bank.contiguous(memory_format=torch.channels_last) if self.channels_last else bank
+        return self._in_layout(bank)
 
     def reset_parameters(self) -> None:
         """As GroupConv2d, but only one in stride^2 pixels of the filter meets a given pixel of the output."""

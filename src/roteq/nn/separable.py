@@ -24,7 +24,7 @@ class TurnedDepthwiseConv2d(TiedConv2d):
         return self.in_channels * self.group.order
 
     def bank(self) -> Tensor:
-        return self._as_filters(lifting_bank(self.weight, self.basis))
+        return self._in_layout(lifting_bank(self.weight, self.turned_filters))
 
 
 class SeparableGroupConv2d(nn.Module):
