@@ -230,12 +230,13 @@ def other_group() -> Rows:
 
 
 def energy() -> Rows:
-    """The energy of white noise in a turned filter, by degrees 0, 15, 30, 45, upright in the pixel basis 1; and how
+    """The energy of white noise in a turned filter, by degrees 0, 15, 30, 45, upright without a disc 1; and how
     much the ratio of turned to upright differs between single filters."""
 
     def kept(name: str, k: int) -> tuple[float, ...]:
         basis = make_basis(name, Group(24), k)
-        return tuple((basis.square().sum((1, 2))[:4] / basis.shape[1]).tolist())
+        whole = make_basis("pixel" if name == "disc" else name, Group(24), k)[0].square().sum()
+        return tuple((basis.square().sum((1, 2))[:4] / whole).tolist())
 
     def spread(k: int) -> tuple[float, ...]:
         basis = make_basis("harmonic", Group(24), k)

@@ -108,7 +108,7 @@ def harmonic_basis(group: Group, kernel_size: int) -> Tensor:
 
     Law: turning by theta multiplies psi_rm by e^(-i m theta) and a mirror conjugates it, so any angle of any C_N or D_N
     is as good as any other: the energy of a white-noise filter does not depend on its orientation (that of a single
-    sampled filter varies around it, by 12 to 18 % for 5x5).
+    sampled filter varies around it, by 9 to 11 % for 5x5).
     Sampling: at pixel centres. The square grid cannot tell the frequency m from m + 4n, so every sampled filter is made
     orthogonal to the polynomials rho^d e^(i n phi), d < k, n = m mod 4, n != m: on an image that is a polynomial of
     degree below k around the pixel the turned response is exact, not nearly so.
