@@ -231,9 +231,9 @@ def test_the_strides_of_the_conventions_are_let_in_and_refused():
 def test_the_messages_that_the_pitfalls_quote_are_said():
     text = " ".join((DOCS / "pitfalls.md").read_text(encoding="utf-8").split())
     layer, x = GroupConv2d(4, 4, 3, 2, 1, group="D4"), torch.zeros(1, 32, 28, 28)
-    with pytest.raises(UsageError) as strided:
+    with pytest.raises(UsageError, match="stride 2 is symmetric") as strided:
         layer(x)
-    with pytest.raises(UsageError) as other:
+    with pytest.raises(UsageError, match="was x lifted") as other:
         GroupConv2d(4, 4, 3, group="C4")(x)
     for error, start in ((strided, "sides of"), (other, "expected 4 features on C4")):
         quoted = re.search(f'"({start}[^"]+)"', text)[1]

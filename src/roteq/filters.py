@@ -102,9 +102,9 @@ def harmonic_basis(group: Group, kernel_size: int) -> Tensor:
     """Circular harmonics on rings: P = k(k+1)/2 filters for a k x k kernel. float64, (|G|, P, k*k).
 
     psi_rm(rho, phi) = exp(-(rho - r)^2 / 2 sigma^2) e^(i m phi), rings r = (k-1)/2, (k-3)/2, ... >= 0, frequencies
-    m = 0 ... 2r, sigma = 0.6 (Weiler, Hamprecht & Storath 2018, arXiv 1711.07289, section 3.1; the cut-off 2r follows
-    the rings' Nyquist rate, as in e2cnn, Weiler & Cesa 2019, arXiv 1911.08251, appendix). Real and imaginary parts are
-    two real filters. There are as many as polynomials of degree below k.
+    m = 0 ... 2r, sigma = 0.6: the form of Weiler, Hamprecht & Storath 2018, arXiv 1711.07289. A ring of 2 pi r pixels
+    carries frequencies up to pi r; 2r is also the upper bound of escnn, which goes lower on the outermost ring. Real
+    and imaginary parts are two real filters. There are as many as polynomials of degree below k.
 
     Law: turning by theta multiplies psi_rm by e^(-i m theta) and a mirror conjugates it, so any angle of any C_N or D_N
     is as good as any other: the energy of a white-noise filter does not depend on its orientation (that of a single

@@ -75,13 +75,14 @@ class TiedConv2d(HasTables):
             raise UsageError(f"{layer}: unknown padding_mode {padding_mode!r}; {nearest(padding_mode, PADDING_MODES)}")
         self.group = named_group(group)
         self.basis_name: Basis = basis or default_basis(self.group)
-        make_basis(self.basis_name, self.group, kernel_size)  # refuses a wrong kernel before anything is built from it
+        filters = make_basis(self.basis_name, self.group, kernel_size).shape[
+            1
+        ]  # refuses a wrong kernel before all else
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding = self._same_padding() if padding == "same" else padding
         check_at_least(layer, 0, padding=self.padding)
         self.padding_mode = padding_mode
-        filters = make_basis(self.basis_name, self.group, kernel_size).shape[1]
         self.channels_last = False
         self.weight = nn.Parameter(torch.empty(self._weight_shape(filters)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None

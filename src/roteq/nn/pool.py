@@ -27,7 +27,7 @@ class GroupPool(HasTables):
     Exactness: exact for every element of the group; vectors turn with the picture (`Group.act_on_vectors`).
     Raises: UsageError if the channels are no multiple of |G| or the mode is unknown.
     Source: Cohen & Welling 2016, section 6.3 (coset pooling); Bekkers et al. 2018, section 2.4; the vector field:
-    Marcos et al. 2017 (arXiv 1612.09346), section 3.3.
+    Marcos et al. 2017 (arXiv 1612.09346).
 
     >>> GroupPool("p4")(torch.zeros(2, 32, 9, 9)).shape
     torch.Size([2, 8, 9, 9])
@@ -122,7 +122,7 @@ class SymmetricBlurPool2d(nn.Module):
     Shapes: (B, C, H, W) -> (B, C, H // 2, W // 2); sides of 1 are kept.
     Exactness: exact for multiples of 90 degrees and mirrors; it keeps other angles together better than any other pool
     (docs/pitfalls).
-    Source: Zhang 2019 (arXiv 1904.11486), section 3.3, with a filter that is symmetric on even maps too.
+    Source: Zhang 2019 (arXiv 1904.11486), with a filter that is symmetric on even maps too.
 
     >>> SymmetricBlurPool2d()(torch.zeros(1, 1, 9, 8)).shape
     torch.Size([1, 1, 4, 4])

@@ -20,7 +20,7 @@ class Restriction(HasTables):
 
     Shapes: (B, C*|G|, H, W) -> the same number of channels, as C * |G|/|subgroup| features on the subgroup
     Exactness: exact for the elements of the subgroup. Use it where a picture has a preferred direction at large scale
-    but not at small scale (Weiler & Cesa 2019, arXiv 1911.08251, section 2.6, "group restriction").
+    but not at small scale (Weiler & Cesa 2019, arXiv 1911.08251, "group restriction").
     Raises: UsageError if it is no subgroup, or for features of another group.
 
     >>> Restriction("D4", "C4")(torch.zeros(2, 16, 9, 9)).shape  # 2 features on D4, 4 on C4

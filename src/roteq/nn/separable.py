@@ -37,7 +37,7 @@ class SeparableGroupConv2d(nn.Module):
     Arguments: those of GroupConv2d without `groups`; a 1x1 GroupConv2d (`stabilizer`), then one turned filter a feature
     (`space`).
     Exactness and errors: those of GroupConv2d.
-    Source: Knigge, Romero & Bekkers 2022 (arXiv 2110.13059), section 3.2.
+    Source: Knigge, Romero & Bekkers 2022 (arXiv 2110.13059).
 
     >>> import torch
     >>> SeparableGroupConv2d(8, 16, 3, padding=1, group="p4")(torch.zeros(2, 32, 9, 9)).shape
