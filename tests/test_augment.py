@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from roteq.data.augment import Augment, augment, center_crop, needed_size
 from roteq.errors import UsageError
+from roteq.groups import turn_image
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -171,3 +172,55 @@ def test_a_crop_that_does_not_fit_is_refused(turn, crop):
 def test_turning_needs_square_images(turn):
     with pytest.raises(UsageError, match=f"turn='{turn}' expects square images, got 12x10"):
         augment(random_images()[..., :10], Augment(turn=turn), 8, generator())
+
+
+def test_quarter_turns_without_mirrors_use_four_elements():
+    images = random_images(100)
+    turned = augment(images, Augment(turn="rot90", mirror=False), None, generator())
+    pairs = zip(images, turned, strict=True)
+    seen = {next(g for g, copy in enumerate(orbit(a)) if torch.equal(copy, b)) for a, b in pairs}
+    assert seen == {0, 1, 2, 3}
+
+
+def test_mirrors_alone():
+    images = random_images(100)
+    turned = augment(images, Augment(turn="none", mirror=True), None, generator())
+    flipped = torch.tensor([torch.equal(a.flip(-1), b) for a, b in zip(images, turned, strict=True)])
+    kept = torch.tensor([torch.equal(a, b) for a, b in zip(images, turned, strict=True)])
+    assert (flipped ^ kept).all() and 30 < flipped.sum() < 70
+
+
+def test_any_angle_without_mirrors_never_mirrors():
+    images = waves(40, 20)
+    turned = augment(images, Augment(turn="any", mirror=False), None, generator())
+    centre = slice(5, 15)
+    for image in turned:
+        unmirrored = min(
+            (turn_image(waves(1, 20)[0], angle) - image)[..., centre, centre].norm() for angle in range(0, 360, 5)
+        )
+        mirrored = min(
+            (turn_image(waves(1, 20)[0].flip(-1), angle) - image)[..., centre, centre].norm()
+            for angle in range(0, 360, 5)
+        )
+        assert unmirrored < mirrored
+
+
+def test_radians_taken_for_degrees_hardly_turn():
+    images = waves(200, 20)
+    turned = augment(images, Augment(turn="radians_as_degrees", mirror=False), None, generator())
+    angles = torch.linspace(-5, 5, 101)
+    copies = torch.stack([turn_image(waves(1, 20)[0], float(angle)) for angle in angles])[..., 5:15, 5:15]
+    nearest = angles[torch.cdist(turned[..., 5:15, 5:15].flatten(1), copies.flatten(1)).argmin(1)]
+    assert nearest.abs().max() <= 3.2 and nearest.max() > 2.5 and nearest.min() < -2.5
+
+
+def test_shift_moves_whole_images_by_whole_pixels_and_uses_every_one():
+    images = random_images(300, size=6) + 1
+    moved = augment(images, Augment(turn="none", shift=2), None, generator())
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    seen = set()
+    for i in range(len(images)):
+        fits = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[i, :, y : y + 6, x : x + 6], moved[i])]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert len(seen) == 25

@@ -17,17 +17,28 @@ from torch.nn import functional as F
 from ..config import Config
 from ..errors import UsageError
 
+ANGLES = {"any": math.pi, "radians_as_degrees": math.radians(math.pi)}  # the largest angle, in radians
+
 
 class Augment(Config):
     """What happens to a training batch.
 
-    turn: "none"; "rot90" for the 8 exact elements of D4; "any" for a uniform angle and a mirror in half of the images.
+    turn: "none"; "rot90" for the exact quarter turns; "any" for a uniform angle; "radians_as_degrees" for the trap of
+    the published rotated MNIST experiment, whose 2 pi went to a function of degrees: +-3.14 degrees, hardly a turn.
+    mirror: of half of the images; None: where they are turned by "rot90" (the 8 elements of D4) or "any".
+    shift: by up to so many pixels in both directions, zeros outside, after the turn.
     stain: strength s. Colour: the optical density of each channel times its own factor from [1-s, 1+s], so white stays
     white. Grey: contrast times a factor from [1-s, 1+s] and brightness shifted by up to 255 s / 2.
     """
 
-    turn: Literal["none", "rot90", "any"] = "rot90"
+    turn: Literal["none", "rot90", "any", "radians_as_degrees"] = "rot90"
+    mirror: bool | None = None
+    shift: int = Field(default=0, ge=0)
     stain: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def mirrors(self) -> bool:
+        return self.turn in ("rot90", "any") if self.mirror is None else self.mirror
 
 
 def augment(images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator) -> Tensor:
@@ -45,12 +56,12 @@ def augment(images: Tensor, policy: Augment, crop: int | None, generator: torch.
     height, width = images.shape[-2:]
     if policy.turn != "none" and height != width:
         raise UsageError(f"augment: turn={policy.turn!r} expects square images, got {height}x{width}")
-    if policy.turn == "any":
-        images = _turn_any(images, height if crop is None else crop, generator)
+    if policy.turn in ANGLES:
+        images = _turn_any(images, height if crop is None else crop, ANGLES[policy.turn], policy.mirrors, generator)
     else:
         images = images if crop is None else center_crop(images, crop)
-    if policy.turn == "rot90":
-        images = _turn_exact(images, generator)
+        images = _turn_exact(images, 4 if policy.turn == "rot90" else 1, policy.mirrors, generator)
+    images = _shift(images, policy.shift, generator) if policy.shift else images
     return _jitter(images, policy.stain, generator) if policy.stain else images
 
 
@@ -81,24 +92,28 @@ def needed_size(crop: int) -> int:
     return size + (size - crop) % 2
 
 
-def _turn_exact(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the 8 elements of D4 for each image, by permutation of pixels; 4 m + r: mirror if m, then r turns."""
-    choice = _draw(images, generator, 8, whole=True)
+def _turn_exact(images: Tensor, turns: int, mirrors: bool, generator: torch.Generator) -> Tensor:
+    """One of so many quarter turns for each image, mirrored or not, by permutation of pixels; turns * m + r: mirror if
+    m, then r turns."""
+    elements = turns * (1 + mirrors)
+    if elements == 1:
+        return images
+    choice = _draw(images, generator, elements, whole=True)
     out = torch.empty_like(images)
-    for element in range(8):
+    for element in range(elements):
         chosen = choice == element
         part = images[chosen]
-        out[chosen] = torch.rot90(part.flip(-1) if element >= 4 else part, element % 4, (-2, -1))
+        out[chosen] = torch.rot90(part.flip(-1) if element >= turns else part, element % turns, (-2, -1))
     return out
 
 
-def _turn_any(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
+def _turn_any(images: Tensor, crop: int, largest: float, mirrors: bool, generator: torch.Generator) -> Tensor:
     """Only the pixels of the crop are computed: output pixel q (from the centre) takes the source at M^-1 q."""
     size = images.shape[-1]
     if not 1 <= crop <= size:
         raise UsageError(f"crop: expected 1 to {size} pixels for images of {size}x{size}, got {crop}")
-    angle = 2 * math.pi * _draw(images, generator)
-    mirror = 1 - 2 * _draw(images, generator, 2, whole=True).to(angle.dtype)
+    angle = 2 * largest * _draw(images, generator) - largest * (largest < math.pi)
+    mirror = 1 - 2 * _draw(images, generator, 1 + mirrors, whole=True).to(angle.dtype)
     scale = crop / size  # affine_grid measures the output in half-crops, grid_sample the input in half-sizes
     c, s, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros_like(angle)
     # y points down: counter-clockwise as displayed takes (x, y) from (c x - s y, s x + c y); the mirror then flips x
@@ -106,6 +121,18 @@ def _turn_any(images: Tensor, crop: int, generator: torch.Generator) -> Tensor:
     grid = F.affine_grid(theta.to(images.dtype), [len(images), 1, crop, crop], align_corners=False)
     turned = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     return turned.clamp_(0, 255)  # bicubic overshoots at edges
+
+
+def _shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each image by its own whole number of pixels, from -most to most, down and to the right."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (most, most, most, most))
+    down, right = (_draw(images, generator, 2 * most + 1, whole=True).view(-1, 1) for _ in range(2))
+    rows = (down + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=images.device))[:, None, None, :]
+    image = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return padded[image, channel, rows, columns]
 
 
 def _jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def batch_collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def open_split(root: str | Path, split: str, *, channels: int | None = None) -> PatchDataset:
     """One split of a prepared dataset or of a plain tree {train,validation,test}/<class>/*.png; "all" opens a tree
-    of class folders without splits.
+    of class folders without splits, "train+validation" two splits as one.
 
     channels 1 or 3 converts; None keeps what the images have.
     Raises: UsageError naming the splits there are.
@@ -140,10 +140,9 @@ def open_split(root: str | Path, split: str, *, channels: int | None = None) -> 
     if not (root / "dataset.json").is_file():
         return _open_tree(root, split, channels)
     info = dataset_info(root)
-    if split not in info.counts:
-        raise UsageError(f"{root}: no split {split!r}; {nearest(split, info.counts)}")
+    wanted = _wanted(root, split, info.counts)
     with (root / "index.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        rows = [row for row in csv.DictReader(file) if row["split"] in wanted]
     number = {name: i for i, name in enumerate(info.classes)}
     groups = [row["group"] for row in rows]
     return PatchDataset(
@@ -161,17 +160,23 @@ def contents(root: str | Path, split: str) -> list[str]:
     root = Path(root)
     if (root / "dataset.json").is_file():
         with (root / "index.csv").open(newline="", encoding="utf-8") as file:
-            return [row["pixels"] for row in csv.DictReader(file) if row["split"] == split]
+            return [row["pixels"] for row in csv.DictReader(file) if row["split"] in split.split("+")]
     data = open_split(root, split)
     return [hashlib.sha256(data.images([i]).numpy().tobytes()).hexdigest() for i in range(len(data))]
 
 
+def _wanted(root: Path, split: str, known: Iterable[str]) -> list[str]:
+    wanted = split.split("+")
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"{root}: no split {name!r}; {nearest(name, known)}")
+    return wanted
+
+
 def _open_tree(root: Path, split: str, channels: int | None) -> PatchDataset:
     table = _tree(root)
-    splits = sorted({item.split or "all" for item in table.items})
-    if split not in splits:
-        raise UsageError(f"{root}: no split {split!r}; {nearest(split, splits)}")
-    items = [item for item in table.items if (item.split or "all") == split]
+    wanted = _wanted(root, split, sorted({item.split or "all" for item in table.items}))
+    items = [item for item in table.items if (item.split or "all") in wanted]
     number = {name: i for i, name in enumerate(table.labels)}
     return PatchDataset(
         [root / item.path for item in items],

@@ -23,6 +23,7 @@ from ..config import Config
 from ..errors import RoteqError, UsageError
 from ..files import atomic_path, save_json
 from ..results import DatasetInfo, Finding
+from .arrays import unpack_array
 from .checks import check_classes, check_duplicates, check_form, check_shares, check_splits
 from .claim import claim, fingerprint, remove_work, work
 from .pcam import unpack
@@ -42,7 +43,7 @@ class PrepareOptions(Config):
     images, drawn by the seed. skip_bad: leave out unusable images and count them, instead of stopping at the first.
     """
 
-    kind: Literal["auto", "kaggle", "pcam", "folder", "csv"] = "auto"
+    kind: Literal["auto", "kaggle", "pcam", "folder", "csv", "digits", "rotated_digits", "cifar10"] = "auto"
     crop: int | None = Field(default=None, ge=1)
     size: int | None = Field(default=None, ge=1)
     mode: Literal["rgb", "grey"] = "rgb"
@@ -154,8 +155,11 @@ def _drawn(items: list[Item], options: PrepareOptions) -> list[str]:
 
 
 def _first_pass(table: Source, staging: Path, recipe: Recipe, options: PrepareOptions, progress: bool) -> Outcome:
-    for name in sorted({item.path for item in table.items if item.row is not None and item.path.endswith(".gz")}):
-        unpack(table.root / name, staging)
+    for name in sorted({item.path for item in table.items if item.row is not None}):
+        if table.kind != "pcam":
+            unpack_array(table.root / name, staging, turned=table.kind == "rotated_digits")
+        elif name.endswith(".gz"):
+            unpack(table.root / name, staging)
     outcome, bad = Outcome(), []
     with (
         _bar(len(table.items), progress) as advance,

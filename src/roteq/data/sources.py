@@ -5,6 +5,7 @@
 | kaggle | train/<id>.tif, train_labels.csv (id,label), optional train_groups.csv (id,group) and test/ (only counted) |
 | pcam   | camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5 or .h5.gz, optional ..._meta.csv (column wsi) |
 | folder | <class>/**/*.png, or {train,validation|valid|val,test}/<class>/**/*.png |
+| digits, rotated_digits, cifar10 | arrays of many images, see arrays.py |
 | csv    | a file path,label[,group][,split]; paths relative to the file |
 """
 
@@ -21,7 +22,8 @@ from ..errors import RoteqError, UsageError, nearest
 from .images import is_image
 from .splits import ALIASES
 
-KINDS = ("kaggle", "pcam", "folder", "csv")
+ARRAYS = ("digits", "rotated_digits", "cifar10")
+KINDS = ("kaggle", "pcam", "folder", "csv", *ARRAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ def read_source(path: Path, kind: str = "auto", group_column: str | None = None)
         from .pcam import read_pcam
 
         return read_pcam(path if path.is_dir() else path.parent, group_column or "wsi")
+    if kind in ARRAYS:
+        from .arrays import read_arrays
+
+        return read_arrays(path if path.is_dir() else path.parent, kind)
     if kind == "csv":
         return read_csv(path, group_column or "group", required=group_column is not None)
     if not path.is_dir():
@@ -81,6 +87,10 @@ def detect(path: Path) -> str:
         if path.suffix.lower() == ".csv":
             return "csv"
         raise UsageError(f"{path}: expected a folder, a .csv or an .h5 file")
+    from .arrays import detect_arrays
+
+    if kind := detect_arrays(path):
+        return kind
     if (path / "train_labels.csv").is_file():
         return "kaggle"
     if any(path.glob("camelyonpatch_level_2_split_*.h5*")):

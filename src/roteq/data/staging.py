@@ -106,7 +106,8 @@ def prepare_image(pixels: Any, target: Path, recipe: Recipe) -> Done:
 
 
 def _pixels(items: list[Item], root: Path, staging: Path) -> Iterator[Any]:
-    """For each item what `decode` takes: a path, or the pixels of runs of neighbouring HDF5 rows."""
+    """For each item what `decode` takes: a path, or the pixels of runs of neighbouring rows of a file."""
+    from .arrays import array_rows
     from .pcam import rows
 
     start = 0
@@ -119,9 +120,12 @@ def _pixels(items: list[Item], root: Path, staging: Path) -> Iterator[Any]:
         stop = start
         while stop < len(items) and items[stop].path == first.path and items[stop].row == first.row + stop - start:
             stop += 1
-        packed = first.path.endswith(".gz")
-        file = staging / first.path.removesuffix(".gz") if packed else root / first.path
-        yield from rows(file, first.row, first.row + stop - start)
+        until = first.row + stop - start
+        if not first.path.endswith((".h5", ".h5.gz")):
+            yield from array_rows(staging, first.path, first.row, until)
+        else:
+            packed = first.path.endswith(".gz")
+            yield from rows(staging / first.path.removesuffix(".gz") if packed else root / first.path, first.row, until)
         start = stop
 
 

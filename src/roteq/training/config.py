@@ -5,13 +5,11 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..config import Config
 from ..data import Augment
 
-PLATEAU_PATIENCE = 3  # epochs without gain before the learning rate of schedule "plateau" is halved
-PLATEAU_FACTOR = 0.5
 ONECYCLE_RISE = 0.3  # share of the steps on the way up; start at lr/25, end at lr/250,000 (as torch's OneCycleLR)
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
 
@@ -31,7 +29,10 @@ class TrainConfig(Config):
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(1e-4, ge=0)  # of filters, not of biases and norms; adam, sgd: L2 in the gradient
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
-    schedule: Literal["constant", "cosine", "onecycle", "plateau"] = "cosine"  # plateau: of the whole validation loss
+    schedule: Literal["constant", "cosine", "onecycle", "plateau", "step"] = "cosine"
+    patience: int = Field(3, ge=0)  # plateau: epochs without a lower validation loss before the rate drops
+    drops: tuple[int, ...] = ()  # step: the rate drops after these epochs
+    drop: float = Field(0.5, gt=0, lt=1)  # plateau, step: the factor of a drop
     early_stopping: int | None = Field(None, ge=1)  # epochs without a lower validation loss
     precision: Literal[32, 16, "bf16", "auto"] = 32  # auto: bf16 where a short measurement says that it is faster
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -41,6 +42,8 @@ class TrainConfig(Config):
     normalize: Literal["dataset", "unit", "none"] = "dataset"  # (x - mean) / std of the training split; x / 255; x
     seed: int = Field(0, ge=0)
     share: float = Field(1.0, gt=0, le=1)  # of the training split, the same of every class
+    final: bool = False  # train on train and validation together and keep the last weights, as a published final run
+    reestimate_norm: bool = False  # before testing, take the statistics of BatchNorm from the whole training set
     max_time: str | float | None = None  # "HH:MM:SS" or minutes: stop in good order, to be continued
     workers: int = Field(0, ge=0)  # processes that read images; 0: this one
 
@@ -52,6 +55,16 @@ class TrainConfig(Config):
         if isinstance(value, float | int) and not value > 0:
             raise ValueError("expected more than 0 minutes")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.final and (self.early_stopping is not None or self.schedule == "plateau"):
+            raise ValueError("final: true leaves no images to decide by; expected no early_stopping and no plateau")
+        if self.drops and self.schedule != "step":
+            raise ValueError(f"drops: only schedule 'step' drops after given epochs, got schedule {self.schedule!r}")
+        if self.schedule == "step" and not self.drops:
+            raise ValueError("schedule 'step': expected drops, such as [15, 20]")
+        return self
 
     @property
     def seconds(self) -> float | None:
@@ -78,7 +91,9 @@ def learning_rate(config: TrainConfig, step: int, steps: int, val_losses: Sequen
             return config.lr * _ease(ONECYCLE_START, 1, step / top)
         return config.lr * _ease(1, ONECYCLE_END, (step - top) / (steps - 1 - top)) if steps > 1 else config.lr
     if config.schedule == "plateau":
-        return config.lr * PLATEAU_FACTOR ** _plateaus(val_losses)
+        return config.lr * config.drop ** _plateaus(val_losses, config.patience)
+    if config.schedule == "step":
+        return config.lr * config.drop ** sum(epoch <= len(val_losses) for epoch in config.drops)
     return config.lr
 
 
@@ -87,12 +102,12 @@ def _ease(start: float, end: float, t: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * t))
 
 
-def _plateaus(losses: Sequence[float]) -> int:
-    """How often PLATEAU_PATIENCE + 1 epochs in a row brought no lower loss."""
+def _plateaus(losses: Sequence[float], patience: int) -> int:
+    """How often patience + 1 epochs in a row brought no lower loss."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:
         waited = 0 if loss < best else waited + 1
         best = min(best, loss)
-        if waited > PLATEAU_PATIENCE:
+        if waited > patience:
             waited, count = 0, count + 1
     return count

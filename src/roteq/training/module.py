@@ -128,8 +128,11 @@ class Classifier(LightningModule):
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the lowest validation loss, the first of equals; 0 before the first."""
+        """The epoch (from 1) with the lowest validation loss, the first of equals, or the last one where the validation
+        images were trained on; 0 before the first."""
         losses = self.val_losses()
+        if self.config.final:
+            return len(losses)
         return losses.index(min(losses)) + 1 if losses else 0
 
     @property

@@ -29,6 +29,7 @@ from .config import Precision, TrainConfig
 from .context import exclusive, quiet, repeatable
 from .feed import CHUNK, InOrder, Shuffled, loader, pixels_of, share_of, world
 from .module import Classifier
+from .norm import reestimate_norm
 
 MAY_DIFFER = {("data",), ("precision",), ("train", "max_time"), ("train", "workers")}  # none of them changes a number
 
@@ -65,9 +66,12 @@ class Job:
         """Indices of so many training images, evenly spread, so of every class."""
         return self.chosen[torch.linspace(0, len(self.chosen) - 1, min(len(self.chosen), number)).long()]
 
+    def images(self, indices: Tensor) -> Tensor:
+        return self.train_set.images(indices.tolist())
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         assert self.train_set.labels is not None
-        return self.train_set.images(indices.tolist()), self.train_set.labels[indices]
+        return self.images(indices), self.train_set.labels[indices]
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         return self.batch(self.sample(self.config.train.batch_size))
@@ -82,11 +86,12 @@ def fit(
     progress: bool = True,
     dry_run: bool = False,
 ) -> Fit:
-    """Train `model` on the splits `train` and `validation` of the prepared dataset `data`.
+    """Train `model` on the split `train` of the prepared dataset `data` (with train.final also on `validation`).
 
-    Writes to `out`: config.yaml, metrics.csv, best.ckpt (lowest validation loss), last.ckpt, tensorboard/ and, at the
-    end, fit.json. Called again it continues after the last whole epoch and ends with the same weights as an undisturbed
-    run on the same machine; a finished run is only read. A network that a guard stops is no error: see Fit.findings.
+    Writes to `out`: config.yaml, metrics.csv, best.ckpt (lowest validation loss; with train.final the last epoch),
+    last.ckpt, tensorboard/ and, at the end, fit.json. Called again it continues after the last whole epoch and ends
+    with the same weights as an undisturbed run on the same machine; a finished run is only read. A network that a
+    guard stops is no error: see Fit.findings.
     dry_run: one batch through everything, in a temporary folder.
     Under torchrun the processes share every batch.
 
@@ -153,7 +158,8 @@ def _differences(a: object, b: object, path: tuple[str, ...] = ()) -> Iterator[t
 def _open(config: RunConfig, out: Path, trial: bool) -> Job:
     """Open both splits and check that protocol, images and processes go together."""
     train = config.train
-    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "validation")
+    train_set = open_split(config.data, "train+validation" if train.final else "train")
+    val_set = open_split(config.data, "validation")
     if train_set.classes != val_set.classes:
         raise UsageError(f"{config.data}: train has classes {train_set.classes}, validation has {val_set.classes}")
     for split, dataset in (("train", train_set), ("validation", val_set)):
@@ -271,7 +277,13 @@ def _close(job: Job, classifier: Classifier, complete: bool) -> Fit:
     history, train = classifier.history, job.config.train
     findings = [f for f in classifier.findings if not (job.trial and f.guard == "constant predictor")]
     if world()[0] == 0 and history and not job.trial:
-        classifier.load_state_dict(read_checkpoint(job.out / "best.ckpt")["state_dict"])
+        best = read_checkpoint(job.out / "best.ckpt")
+        classifier.load_state_dict(best["state_dict"])
+        if train.reestimate_norm:
+            order = torch.randperm(len(job.chosen), generator=torch.Generator().manual_seed(train.seed))
+            mixed = job.chosen[order].split(train.batch_size)  # the variance of a batch of one class is too small
+            reestimate_norm(classifier.to(measure.device()), map(job.images, mixed))
+            WholeFiles().save_checkpoint(best | {"state_dict": classifier.state_dict()}, job.out / "best.ckpt")
         shares = job.labels.bincount().double() / len(job.labels)
         batches = map(job.batch, job.sample(CHUNK // 2).split(train.batch_size))
         findings += guards.at_end(classifier.to(measure.device()), batches, float(torch.special.entr(shares).sum()))
