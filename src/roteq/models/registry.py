@@ -11,18 +11,22 @@ from ..config import Config
 from ..errors import UsageError, nearest
 from ..groups import group as named_group
 from .baselines import alexnet, densenet121, resnet18, resnet50
+from .rotated_mnist import p4cnn, p4cnn_rotation_pooling, z2cnn
 from .se2cnn import cnn, se2cnn, se2cnn_study
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
     "cnn": cnn,
     "densenet121": densenet121,
+    "p4cnn": p4cnn,
+    "p4cnn_rotation_pooling": p4cnn_rotation_pooling,
     "resnet18": resnet18,
     "resnet50": resnet50,
     "se2cnn": se2cnn,
     "se2cnn_study": se2cnn_study,
+    "z2cnn": z2cnn,
 }
-GROUP_NETWORKS = ("se2cnn", "se2cnn_study")
+GROUP_NETWORKS = ("p4cnn", "p4cnn_rotation_pooling", "se2cnn", "se2cnn_study")
 FROM_DATA = ("in_channels", "num_classes")  # decided by the data, not by a configuration
 
 
