@@ -40,7 +40,7 @@ class DatasetInfo:
 
     name: str
     source: str
-    kind: str  # "kaggle", "pcam", "folder", "csv", "synthetic"
+    kind: str  # "kaggle", "pcam", "folder", "csv", "synthetic", "digits", ...
     classes: tuple[str, ...]
     counts: dict[str, dict[str, int]]  # split -> class -> images
     channels: int
@@ -279,3 +279,35 @@ class Study:
     config: str  # the whole study.yaml, every default written out
     environment: dict[str, str]
     confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One seed of a reproduction."""
+
+    seed: int
+    value: Interval  # in the unit of the published number; the interval is over the test images
+    fit: Fit
+    evaluation: Evaluation
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published number and what its protocol gave here: reproduction.json. error, accuracy, auc are in per cent."""
+
+    name: str
+    metric: Literal["error", "accuracy", "auc", "nll"]
+    published: float
+    published_spread: float | None  # standard deviation over its seeds
+    source: str
+    retold: bool  # printed by others than its authors
+    original: bool  # False: the data stand in for the published ones
+    obtained: Spread
+    margin: float  # by how much the two may differ and agree
+    inside: bool
+    trials: tuple[Trial, ...]
+    seeds: tuple[int, int]  # used here, published
+    epochs: tuple[int, int]  # used here, published
+    test_images: int
+    majority_rate: float

@@ -3,7 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..results import AuditResult, DatasetInfo, Difference, Evaluation, Fit, Interval, Spread, Study, Summary
+from ..results import (
+    AuditResult,
+    DatasetInfo,
+    Difference,
+    Evaluation,
+    Fit,
+    Interval,
+    Reproduction,
+    Spread,
+    Study,
+    Summary,
+)
 from .words import NONE, SHORT, duration, error, human, interval, number, p_value, percent, spread
 
 
@@ -179,3 +190,60 @@ def mapping(caption: str, names: tuple[str, str], values: Mapping[str, str]) -> 
 
 def grid(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return Table(caption, tuple(columns), tuple(tuple(row) for row in rows))
+
+
+def reproduction(result: Reproduction) -> Table:
+    """published | obtained ± spread | inside or outside."""
+    unit = "" if result.metric == "nll" else " %"
+    better = (result.obtained.mean or 0) < result.published if result.metric in ("error", "nll") else None
+    if better is None:
+        better = (result.obtained.mean or 0) > result.published
+    verdict = "inside" if result.inside else f"outside ({'better' if better else 'worse'})"
+    row = (
+        f"{result.name}, test {result.metric}{unit}",
+        _plus_minus(result.published, result.published_spread),
+        NONE if result.obtained.mean is None else _plus_minus(result.obtained.mean, result.obtained.std),
+        f"{verdict} ±{result.margin:.2f}",
+        f"{_per(result.metric, result.majority_rate):.2f}" if result.metric in ("error", "accuracy") else NONE,
+    )
+    columns = ("number", "published", "obtained", "agreement", "always the most frequent class")
+    return Table(f"Source: {result.source}", columns, (row,), facts=True)
+
+
+def _plus_minus(value: float, std: float | None) -> str:
+    return f"{value:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+def _per(metric: str, rate: float) -> float:
+    return 100 * (1 - rate if metric == "error" else rate)
+
+
+def trials(result: Reproduction) -> Table:
+    """One row a seed, with the interval over the test images."""
+    rows = tuple(
+        (
+            str(trial.seed),
+            NONE if trial.value.value is None else f"{trial.value.value:.2f}",
+            f"{trial.value.low:.2f} to {trial.value.high:.2f}"
+            if trial.value.low is not None and trial.value.high is not None
+            else NONE,
+            str(trial.fit.epochs),
+            duration(trial.fit.seconds),
+        )
+        for trial in result.trials
+    )
+    columns = ("seed", result.metric, "95 % interval", "epochs", "training")
+    return Table(f"{result.test_images:,} test images", columns, rows, facts=True)
+
+
+def cautions(result: Reproduction) -> list[str]:
+    """What to know before the two numbers are compared."""
+    found = []
+    if not result.original:
+        found.append("The data are not the published ones but a stand-in: comparable in kind, not number for number.")
+    if result.retold:
+        found.append("The published number is retold by others than its authors.")
+    for word, (here, there) in (("seeds", result.seeds), ("epochs", result.epochs)):
+        if here != there:
+            found.append(f"{here} {word} instead of {there}.")
+    return found

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..results import AuditResult, CovarianceResult, DatasetInfo, Evaluation, Finding, Study
+from ..results import AuditResult, CovarianceResult, DatasetInfo, Evaluation, Finding, Reproduction, Study
 from . import covariance, tables
 from .tables import Table
 from .verdict import Verdict
@@ -74,6 +74,15 @@ def covariance_table(result: CovarianceResult, folder: Path) -> RenderableType:
         facts(shown | {str(folder / covariance.PAGE): "all of it"}),
         Text(),
         facts(covariance.facts(result)),
+    )
+
+
+def reproduction_table(result: Reproduction) -> RenderableType:
+    return Group(
+        render(tables.reproduction(result)),
+        Text(),
+        render(tables.trials(result)),
+        *(Text(f"• {caution}") for caution in tables.cautions(result)),
     )
 
 

@@ -3,5 +3,6 @@
 from .config import DataConfig, StudyConfig
 from .demo import demo
 from .investigate import investigate
+from .reproduce import reproduce, reproductions
 
-__all__ = ["DataConfig", "StudyConfig", "demo", "investigate"]
+__all__ = ["DataConfig", "StudyConfig", "demo", "investigate", "reproduce", "reproductions"]
