@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..config import Config, load_config
 from ..data import PrepareOptions, contents, dataset_info, open_split, prepare
@@ -41,10 +41,16 @@ class ReproductionConfig(Config):
     published: Published
     needs: str
     original: str
-    prepare: PrepareOptions = PrepareOptions()
+    prepare: PrepareOptions
     model: ModelConfig
     train: TrainConfig
     seeds: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _test_split_is_given(self) -> "ReproductionConfig":
+        if self.prepare.shares[2]:
+            raise ValueError("prepare.shares: expected 0 for test: a published number is for the published test images")
+        return self
 
 
 def reproductions() -> dict[str, Path]:
