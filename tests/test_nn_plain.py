@@ -2,54 +2,17 @@
 
 import pytest
 import torch
+from networks import images, sweep, trained
 from torch import nn
 
 from roteq.errors import UsageError
-from roteq.models import MODELS, create
 from roteq.nn import GroupBatchNorm2d, GroupConv2d, LiftingConv2d, plain
 from roteq.nn.conv import TiedConv2d
 
-NETWORKS = {
-    "se2cnn C12": ("se2cnn", {"group": "C12"}, 32),
-    "se2cnn D4": ("se2cnn", {"group": "D4"}, 33),
-    "se2cnn C8 harmonic": ("se2cnn", {"group": "C8", "basis": "harmonic", "width": 2}, 36),
-    "se2cnn_study": ("se2cnn_study", {}, 36),
-    "cnn": ("cnn", {"group": "C12"}, 32),
-    "resnet18": ("resnet18", {}, 64),
-    "resnet50": ("resnet50", {}, 64),
-    "densenet121": ("densenet121", {}, 64),
-    "alexnet": ("alexnet", {}, 64),
-}
-HEAVY = ("resnet50", "densenet121", "alexnet")
 
-
-def sweep(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
-
-
-SWEEP = [sweep(name) for name in NETWORKS]
-
-
-def trained(name):
-    """The network with statistics and biases that are not those of the start, in eval mode; and a batch of images."""
-    torch.manual_seed(0)
-    model, options, size = NETWORKS[name]
-    channels = 1 if model == "se2cnn_study" else 3
-    net, x = create(model, in_channels=channels, num_classes=4, **options), torch.randn(4, channels, size, size)
-    with torch.no_grad():
-        net.train()(x)
-        for parameter in net.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return net.eval(), x
-
-
-def test_every_model_is_swept():
-    assert {model for model, _, _ in NETWORKS.values()} == set(MODELS)
-
-
-@pytest.mark.parametrize("name", SWEEP)
+@pytest.mark.parametrize("name", sweep())
 def test_plain_computes_the_same_and_folds(name):
-    net, x = trained(name)
+    net, x = trained(name), images(name)
     with torch.no_grad():
         expected, scale = net(x), net(x).abs().max()
         for twin in (plain(net), plain(net, fold=x)):
@@ -61,9 +24,9 @@ def test_plain_computes_the_same_and_folds(name):
         assert not norms
 
 
-@pytest.mark.parametrize("name", SWEEP)
+@pytest.mark.parametrize("name", sweep())
 def test_plain_exports(name):
-    net, x = trained(name)
+    net, x = trained(name), images(name)
     twin = plain(net, fold=x)
     program = torch.export.export(twin, (x,))
     assert not [node for node in program.graph.nodes if node.op == "call_function" and "roteq" in str(node.target)]

@@ -11,22 +11,34 @@ from ..config import Config
 from ..errors import UsageError, nearest
 from ..groups import group as named_group
 from .baselines import alexnet, densenet121, resnet18, resnet50
+from .cifar import allcnn_c, resnet26, resnet44
+from .e2_mnist import e2_mnist
+from .pcam import p4m_densenet, se2_pcam
 from .rotated_mnist import p4cnn, p4cnn_rotation_pooling, z2cnn
 from .se2cnn import cnn, se2cnn, se2cnn_study
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
+    "allcnn_c": allcnn_c,
     "cnn": cnn,
     "densenet121": densenet121,
+    "e2_mnist": e2_mnist,
     "p4cnn": p4cnn,
     "p4cnn_rotation_pooling": p4cnn_rotation_pooling,
+    "p4m_densenet": p4m_densenet,
     "resnet18": resnet18,
+    "resnet26": resnet26,
+    "resnet44": resnet44,
     "resnet50": resnet50,
+    "se2_pcam": se2_pcam,
     "se2cnn": se2cnn,
     "se2cnn_study": se2cnn_study,
     "z2cnn": z2cnn,
 }
-GROUP_NETWORKS = ("p4cnn", "p4cnn_rotation_pooling", "se2cnn", "se2cnn_study")
+GROUP_NETWORKS = (
+    *("allcnn_c", "e2_mnist", "p4cnn", "p4cnn_rotation_pooling", "p4m_densenet", "resnet26", "resnet44"),
+    *("se2_pcam", "se2cnn", "se2cnn_study"),
+)
 FROM_DATA = ("in_channels", "num_classes")  # decided by the data, not by a configuration
 
 
@@ -105,7 +117,9 @@ class ModelConfig(Config):
         """The name of the group of a group network, None for a plain network (the trivial group included)."""
         if self.name not in GROUP_NETWORKS:
             return None
-        found = named_group(self.options["group"])
+        if self.options.get("head") == "original":  # as published, which is not invariant
+            return None
+        found = named_group(self.options.get("restrict") or self.options["group"])
         return found.name if found.order > 1 else None
 
     def build(self, in_channels: int, num_classes: int, *, weights: bool = True) -> nn.Module:
