@@ -85,7 +85,10 @@ def test_every_parameter_gets_a_gradient_and_the_output_varies():
     [
         (lambda: se2cnn(width=0), "expected width of at least 1, got 0"),
         (lambda: cnn(match="layers"), "expected match 'parameters' or 'channels', got 'layers'"),
-        (lambda: se2cnn_study()(torch.zeros(1, 1, 40, 40)), "expected pictures of 36x36 or 32x32 pixels, got 40x40"),
+        (
+            lambda: se2cnn_study()(torch.zeros(1, 1, 40, 40)),
+            "expected pictures of 36x36, 32x32 or 28x28 pixels, got 40x40",
+        ),
     ],
 )
 def test_wrong_calls_are_refused(make, message):

@@ -15,7 +15,7 @@ from ..groups import group as named_group
 from ..nn import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d, SymmetricMaxPool2d
 
 STUDY_WEIGHTS = 50_404  # of the founding network; the default form chooses its width to come nearest to it
-STUDY_SIZES = ((36, 36), (32, 32))  # of the pathology patches and of the padded digits
+STUDY_SIZES = ((36, 36), (32, 32), (28, 28))  # of the pathology patches, of the padded digits, of digits
 HIDDEN = 128
 SMALLEST = 32  # smaller pictures are framed: three 5x5 convolutions and two poolings must fit
 
@@ -127,7 +127,7 @@ class SE2CNNStudy(nn.Module):
     into channels from the third layer on, the answer read at one corner. Not invariant; kept to be measured.
 
     Shapes: (B, 1, 36, 36) -> (B, num_classes): 36 -> 32|16 -> 12|6 -> 2 -> 2 -> 2, read at [0, 0]; or 32x32, as in the
-    MNIST demonstration of its authors: 32 -> 28|14 -> 10|5 -> 1 -> 1 -> 1.
+    MNIST demonstration of its authors: 32 -> 28|14 -> 10|5 -> 1 -> 1 -> 1. Digits of 28x28 are framed to 32x32.
     """
 
     def __init__(self, in_channels: int, num_classes: int, group: Group) -> None:
@@ -147,9 +147,10 @@ class SE2CNNStudy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) not in STUDY_SIZES:
             raise UsageError(
-                f"se2cnn_study: expected pictures of 36x36 or 32x32 pixels, got {x.shape[-2]}x{x.shape[-1]}; "
+                f"se2cnn_study: expected pictures of 36x36, 32x32 or 28x28 pixels, got {x.shape[-2]}x{x.shape[-1]}; "
                 "crop them, or use se2cnn"
             )
+        x = frame(x, SMALLEST)
         x = self.relu(self.pool(self.lift(x)))
         x = self.relu(self.pool(self.conv2(x)))
         x = self.relu(self.conv4(self.relu(self.conv3(x))))

@@ -35,8 +35,8 @@ class Published(Config):
 
 
 class ReproductionConfig(Config):
-    """What was published, and how it is run again. `needs`: what --data must hold, in words. `original`: a file that is
-    in --data only where it is the published data and not a stand-in for it."""
+    """What was published, and how it is run again. `needs`: what --data must hold, in words. `original`: a file (or
+    pattern) that is in --data only where it is the published data and not a stand-in for it."""
 
     published: Published
     needs: str
@@ -105,7 +105,7 @@ def reproduce(
         published_spread=published.spread,
         source=published.source,
         retold=published.retold,
-        original=(data / config.original).exists(),
+        original=any(data.glob(config.original)),
         obtained=obtained,
         margin=margin,
         inside=obtained.mean is not None and abs(obtained.mean - published.value) <= margin,
