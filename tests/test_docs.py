@@ -14,6 +14,7 @@ import torch
 import roteq
 from roteq.errors import UsageError
 from roteq.nn import GroupConv2d
+from roteq.study.reproduce import reproduction, reproductions
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -25,6 +26,7 @@ ROUNDING = 1e-5
 
 sys.path.insert(0, str(DOCS))  # the scripts that make the pages are no package
 try:
+    import make_networks
     import make_pitfalls
     import measure_pitfalls
 finally:
@@ -118,7 +120,9 @@ def test_plain_of_the_tutorial_answers_the_same_without_roteq_convolutions(tutor
     assert not any(isinstance(layer, roteq.nn.GroupConv2d | roteq.nn.LiftingConv2d) for layer in twin.modules())
 
 
-@pytest.mark.parametrize("page", [DOCS / "formula.md", ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [DOCS / "formula.md", DOCS / "networks.md", ROOT / "README.md"], ids=lambda page: page.name
+)
 def test_the_code_of_a_page_prints_what_it_says(page):
     _, printed, promised = run(page)
     assert_says(printed, promised)
@@ -164,6 +168,47 @@ def test_a_picture_of_the_pitfalls_is_what_is_drawn_now(name, tmp_path, monkeypa
     assert root.get("aria-label") == ". ".join(make_pitfalls.picture_words(name)), "run docs/make_pitfalls.py"
     assert words_of(committed) == words_of(tmp_path / committed.name), "run docs/make_pitfalls.py"
     assert len(words_of(committed)) >= 2
+
+
+NETWORKS = (DOCS / "networks.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*make_networks.NETWORKS])
+def test_a_network_costs_what_its_page_says(name):
+    row = re.search(rf"^\| `{name}` \|.*\| (\d+)x\d+x(\d) \| ([\d,]+) \| ([\d,.]+) \|$", NETWORKS, re.M)
+    assert row, f"docs/networks.md has no row for {name}"
+    _, channels, _, side = make_networks.NETWORKS[name]
+    parameters, flops = make_networks.cost(name)
+    assert (int(row[1]), int(row[2])) == (side, channels)
+    assert row[3] == f"{parameters:,}" and row[4] == f"{flops / 1e6:,.1f}"
+
+
+def test_every_network_is_shown():
+    assert set(make_networks.NETWORKS) == set(roteq.models.MODELS)
+    for name in make_networks.NETWORKS:
+        assert f"\n### {name}\n" in NETWORKS and f"![{name}](figures/networks/{name}.svg)" in NETWORKS
+
+
+@pytest.mark.parametrize("name", ["p4cnn", "se2_pcam", pytest.param("e2_mnist", marks=pytest.mark.slow)])
+def test_a_picture_of_a_network_is_what_is_drawn_now(name, tmp_path, monkeypatch):
+    committed = make_networks.OUT / f"{name}.svg"
+    monkeypatch.setattr(make_networks, "OUT", tmp_path)
+    make_networks.save(name)
+    assert words_of(committed) == words_of(tmp_path / committed.name), "run docs/make_networks.py"
+    assert len(words_of(committed)) > 10
+
+
+def test_every_published_number_is_on_the_page():
+    for name in reproductions():
+        config = reproduction(name)
+        row = re.search(rf"^\| `{name}` \|([^|]*)\|([^|]*)\|", NETWORKS, re.M)
+        assert row, f"docs/networks.md has no row for {name}"
+        assert f"{config.published.value:g}" in row[1]
+        head = reproductions()[name].read_text(encoding="utf-8")
+        obtained = re.search(r"^# obtained: +(.*)$", head, re.M)
+        assert obtained and (obtained[1] == "not yet run") == (row[2].strip() == "-"), name
+        if obtained[1] != "not yet run":
+            assert re.search(r"[\d.]+", obtained[1])[0] in row[2], name
 
 
 def slug(heading: str) -> str:

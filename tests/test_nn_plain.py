@@ -9,7 +9,6 @@ from roteq.errors import UsageError
 from roteq.nn import GroupBatchNorm2d, GroupConv2d, LiftingConv2d, plain
 from roteq.nn.conv import TiedConv2d
 
-
 # A BatchNorm folds into the convolution before it. Here some follow a sum, a concatenation or a restriction.
 READ_ELSEWHERE = ("densenet121", "e2_mnist", "p4m_densenet", "resnet26", "resnet44")
 

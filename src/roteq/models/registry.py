@@ -101,6 +101,8 @@ class ModelConfig(Config):
             if key in given:
                 raise UsageError(f"{name}: {key} is given by the data and cannot be set")
         check_options(name, given)
+        if given.get("dense"):
+            raise UsageError(f"{name}: dense: a map of answers has no labels to learn from; set net.dense = True later")
         if "group" in given:
             named_group(given["group"])
         options = defaults(name) | given

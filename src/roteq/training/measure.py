@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..nn import plain
 from .config import Precision
 from .module import Classifier
 
@@ -51,8 +52,10 @@ def faster_precision(classifier: Classifier, images: Tensor, labels: Tensor, pro
 
 
 def flops(classifier: Classifier, images: Tensor) -> int:
-    """Of one forward pass of one image, 2 for a multiply-add; convolutions and matrix products are counted."""
+    """Of one forward pass of one image, 2 for a multiply-add; convolutions and matrix products are counted. Filters that
+    are written out once for a whole batch are not."""
     copy = deepcopy(classifier).eval().requires_grad_(False)  # the counter follows gradients, where there are any
+    copy.network = plain(copy.network)
     with FlopCounterMode(display=False) as counter:
         copy(images[:1])
     return counter.get_total_flops()
