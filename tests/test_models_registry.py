@@ -8,7 +8,9 @@ import torch
 from networks import HEAVY, INVARIANT, NETWORKS, RANDOM, config, images, sweep, trained, untrained
 from torch.testing import assert_close
 
-from roteq.models import MODELS, create
+from roteq.config import validate
+from roteq.errors import UsageError
+from roteq.models import MODELS, ModelConfig, create
 from roteq.models.registry import GROUP_NETWORKS
 from roteq.testing import assert_equivariant, equivariance_error
 
@@ -147,5 +149,19 @@ def test_networks_are_built_at_once(model):
 
 @pytest.mark.parametrize("model", GROUP_NETWORKS)
 def test_a_group_that_is_none_is_refused(model):
-    with pytest.raises(Exception, match="group: expected 'Z2', 'p4', 'p4m', 'C<N>', 'D<N>' or 'SE"):
+    with pytest.raises(UsageError, match="group: expected 'Z2', 'p4', 'p4m', 'C<N>', 'D<N>' or 'SE"):
         create(model, in_channels=1, num_classes=2, group="p5")
+
+
+def test_a_map_of_answers_is_refused_as_a_classifier():
+    with pytest.raises(UsageError, match=r"p4m_densenet: dense: a map of answers has no labels.*set net\.dense = True"):
+        validate(ModelConfig, {"name": "p4m_densenet", "dense": True}, where="model")
+
+
+def test_a_network_promises_the_elements_that_it_keeps():
+    trees = [
+        {"name": "e2_mnist", "group": "D8", "restrict": "C8"},
+        {"name": "resnet44", "head": "original"},
+        {"name": "resnet44"},
+    ]
+    assert [ModelConfig.model_validate(tree).group for tree in trees] == ["C8", None, "D4"]

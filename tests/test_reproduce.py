@@ -74,7 +74,7 @@ def test_the_result_says_what_was_run(result: Reproduction, digits: Path) -> Non
     for trial, error in zip(result.trials, errors, strict=True):
         assert trial.value.low <= error <= trial.value.high  # type: ignore[operator]
     notes = " ".join(tables.cautions(result))
-    assert "stand-in" in notes and "2 seeds instead of 5" in notes and "1 epochs instead of 100" in notes
+    assert "stand-in" in notes and "Seeds: 2, published with 5." in notes and "Epochs: 1, published with 100." in notes
 
 
 def test_the_same_call_only_reads(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

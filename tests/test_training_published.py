@@ -16,7 +16,7 @@ from roteq.errors import UsageError
 from roteq.models import ModelConfig
 from roteq.models.registry import MODELS
 from roteq.nn import GroupBatchNorm2d
-from roteq.training import Classifier, TrainConfig, fit
+from roteq.training import Classifier, TrainConfig, fit, measure
 from roteq.training.checkpoint import read_checkpoint
 from roteq.training.config import learning_rate
 from roteq.training.norm import reestimate_norm
@@ -159,3 +159,12 @@ def test_dropout_does_not_disturb_the_statistics() -> None:
     reestimate_norm(net, [x])
     assert re.match("BatchNorm2d", str(net[1]))
     torch.testing.assert_close(net[1].running_var, x.var((0, 2, 3)), rtol=1e-4, atol=0)  # type: ignore[arg-type]
+
+
+def test_the_flops_of_a_network_are_those_of_its_plain_twin() -> None:
+    """A quarter turn of a filter is no work that grows with the images."""
+    found = [
+        measure.flops(Classifier(model, TrainConfig().model_dump(), ["a", "b"], 1), torch.zeros(1, 1, 32, 32))
+        for model in ({"name": "se2cnn", "group": "p4", "width": 2}, {"name": "se2cnn", "group": "Z2", "width": 8})
+    ]
+    assert found[0] == pytest.approx(found[1], rel=0.02)

@@ -200,14 +200,14 @@ def reproduction(result: Reproduction) -> Table:
         better = (result.obtained.mean or 0) > result.published
     verdict = "inside" if result.inside else f"outside ({'better' if better else 'worse'})"
     row = (
-        f"{result.name}, test {result.metric}{unit}",
+        f"test {result.metric}{unit}",
         _plus_minus(result.published, result.published_spread),
         NONE if result.obtained.mean is None else _plus_minus(result.obtained.mean, result.obtained.std),
-        f"{verdict} ±{result.margin:.2f}",
+        f"{verdict}, ±{result.margin:.2f}",
         f"{_per(result.metric, result.majority_rate):.2f}" if result.metric in ("error", "accuracy") else NONE,
     )
-    columns = ("number", "published", "obtained", "agreement", "always the most frequent class")
-    return Table(f"Source: {result.source}", columns, (row,), facts=True)
+    columns = ("", "published", "obtained", "agreement", "one class always")
+    return Table(f"{result.name}: {result.source}", columns, (row,), facts=True)
 
 
 def _plus_minus(value: float, std: float | None) -> str:
@@ -245,5 +245,5 @@ def cautions(result: Reproduction) -> list[str]:
         found.append("The published number is retold by others than its authors.")
     for word, (here, there) in (("seeds", result.seeds), ("epochs", result.epochs)):
         if here != there:
-            found.append(f"{here} {word} instead of {there}.")
+            found.append(f"{word.capitalize()}: {here}, published with {there}.")
     return found

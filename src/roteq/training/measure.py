@@ -52,8 +52,8 @@ def faster_precision(classifier: Classifier, images: Tensor, labels: Tensor, pro
 
 
 def flops(classifier: Classifier, images: Tensor) -> int:
-    """Of one forward pass of one image, 2 for a multiply-add; convolutions and matrix products are counted. Filters that
-    are written out once for a whole batch are not."""
+    """Of one forward pass of one image, 2 for a multiply-add; convolutions and matrix products are counted. Filters
+    that are written out once for a whole batch are not."""
     copy = deepcopy(classifier).eval().requires_grad_(False)  # the counter follows gradients, where there are any
     copy.network = plain(copy.network)
     with FlopCounterMode(display=False) as counter:
