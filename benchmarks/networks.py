@@ -3,7 +3,8 @@
     python benchmarks/networks.py [NAME ...] [--rounds 9]
 
 The two alternate in one process; the ratio is the median over the rounds. Sizes and batches are those of the papers,
-batches smaller where a step would take long. The founding study reached 80 to 160 images/s with se2cnn. Building is the fastest of five, in a process that has built others.
+batches smaller where a step would take long. Building is the fastest of five, in a process that has built others. The
+founding study reached 80 to 160 images/s with its network.
 """
 
 import argparse
