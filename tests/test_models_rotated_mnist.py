@@ -7,6 +7,7 @@ from torch import nn
 from roteq.errors import UsageError
 from roteq.models.rotated_mnist import p4cnn, p4cnn_rotation_pooling, z2cnn
 from roteq.nn import GroupConv2d, GroupPool, LiftingConv2d
+from roteq.testing import assert_equivariant
 
 NETWORKS = (z2cnn, p4cnn, p4cnn_rotation_pooling)
 
@@ -44,3 +45,14 @@ def test_wrong_calls_are_refused(make):
         make(width=0)
     with pytest.raises(UsageError, match=r"expected pictures of at least 28x28 pixels.*pads nothing.*got 28x27"):
         make(width=1)(torch.zeros(1, 1, 28, 27))
+
+
+@pytest.mark.parametrize("make", NETWORKS[1:])
+def test_larger_pictures_are_looked_at_everywhere(make):
+    torch.manual_seed(0)
+    net, x = make(width=2).double().eval(), torch.randn(3, 1, 34, 34, dtype=torch.float64)
+    assert_equivariant(net, "p4", x.float(), output="invariant", parities=False)
+    with torch.no_grad():
+        corner = x.clone()
+        corner[..., :17, :17] += torch.randn(17, 17)
+        assert not torch.equal(net(corner), net(x)) and not torch.equal(net(corner.flip(-1, -2)), net(x.flip(-1, -2)))
