@@ -195,3 +195,16 @@ def test_both_reproductions_of_one_data_set_share_its_preparation(digits: Path, 
     stamp = (tmp_path / "data-digits-grey" / "dataset.json").stat().st_mtime_ns
     reproduce("rotated_mnist_z2cnn", digits, tmp_path, seeds=1, epochs=1, progress=False)
     assert (tmp_path / "data-digits-grey" / "dataset.json").stat().st_mtime_ns == stamp
+
+
+def test_a_few_shared_images_are_told(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roteq.metrics.guards.LEAK", 0.1)
+    (tmp_path / "raw").mkdir()
+    for name in ("train", "valid", "test"):
+        with np.load(digits / f"{name}.npz") as arrays:
+            images, labels = arrays["images"].copy(), arrays["labels"]
+        if name == "test":
+            images[0] = np.load(digits / "train.npz")["images"][0]
+        np.savez(tmp_path / "raw" / f"{name}.npz", images=images, labels=labels)
+    found = reproduce("rotated_mnist_p4cnn", tmp_path / "raw", tmp_path, seeds=1, epochs=1, progress=False)
+    assert any(f.guard == "leak" and "1 of 60 test images" in f.message for f in found.trials[0].findings)

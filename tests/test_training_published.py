@@ -34,9 +34,15 @@ def tiny(in_channels: int = 1, num_classes: int = 2) -> nn.Module:
     )
 
 
+def flat(in_channels: int = 1, num_classes: int = 2) -> nn.Module:
+    """BatchNorm over the images alone: a single one has no variance."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.BatchNorm1d(4), nn.Linear(4, num_classes))
+
+
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "tiny", tiny)
+    monkeypatch.setitem(MODELS, "flat", flat)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +58,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(data: Path, out: Path, **changes: Any) -> Any:
+def train(data: Path, out: Path, name: str = "tiny", **changes: Any) -> Any:
     config = TrainConfig(**{"epochs": 3, "batch_size": 10, "lr": 0.03, "augment": {"turn": "none"}, **changes})
-    return fit(validate(ModelConfig, {"name": "tiny"}, where="model"), data, config, out, progress=False)
+    return fit(validate(ModelConfig, {"name": name}, where="model"), data, config, out, progress=False)
 
 
 def test_a_rate_that_drops_is_that_of_torch() -> None:
@@ -120,6 +126,10 @@ def test_statistics_are_those_of_the_whole_training_set(data: Path, tmp_path: Pa
     torch.testing.assert_close(norm.running_var, features.var((0, 2, 3)), rtol=0.1, atol=0)  # of batches, averaged
     running = read_checkpoint(tmp_path / "run" / "last.ckpt")["state_dict"]["network.1.running_mean"]
     assert not torch.allclose(running, norm.running_mean, rtol=1e-3)  # the averages of the last steps were others
+
+
+def test_one_image_that_is_left_over_does_not_end_a_run(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "run", "flat", final=True, reestimate_norm=True, batch_size=59, epochs=1).epochs == 1
 
 
 def test_a_kill_after_the_statistics_changes_nothing(data: Path, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from .images import is_image
 from .splits import ALIASES
 
 ARRAYS = ("digits", "rotated_digits", "cifar10")
-KINDS = ("kaggle", "pcam", "folder", "csv", *ARRAYS)
 
 
 @dataclass(frozen=True, slots=True)

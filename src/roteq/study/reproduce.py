@@ -17,7 +17,7 @@ from ..files import save_json
 from ..inference import Predictions, load_classifier, predict
 from ..metrics import check_constant, check_leak, evaluate, spread
 from ..models import ModelConfig
-from ..results import Evaluation, Interval, Reproduction, Spread, Trial
+from ..results import Evaluation, Finding, Interval, Reproduction, Spread, Trial
 from ..training import TrainConfig, fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -93,9 +93,9 @@ def reproduce(
     if not data.is_dir():
         raise UsageError(f"--data: no folder {data}; {name} needs {config.needs}")
     prepare(data, root, config.prepare, progress=progress)
-    _check_disjoint(root, config.train)
+    leak = _check_splits(root, config.train)
     train = config.train if epochs is None else config.train.model_copy(update={"epochs": epochs})
-    trials = tuple(_trial(config, train, seed, root, folder, progress) for seed in range(number))
+    trials = tuple(_trial(config, train, seed, root, folder, leak, progress) for seed in range(number))
     published, obtained = config.published, spread([trial.value.value for trial in trials])
     margin = allowed(published.spread, obtained, [trial.value for trial in trials])
     result = Reproduction(
@@ -119,7 +119,8 @@ def reproduce(
     return result
 
 
-def _check_disjoint(root: Path, train: TrainConfig) -> None:
+def _check_splits(root: Path, train: TrainConfig) -> Finding | None:
+    """That there is a test split of its own; a finding where a few of its images were trained on."""
     info = dataset_info(root)
     for split in ("train", "validation", "test"):
         if split not in info.counts:
@@ -128,10 +129,17 @@ def _check_disjoint(root: Path, train: TrainConfig) -> None:
     leak = check_leak(contents(root, seen), contents(root, "test"), "test")
     if leak and leak.level == "stop":
         raise RoteqError(f"{root}: {leak.message}. {leak.advice}")
+    return leak
 
 
 def _trial(
-    config: ReproductionConfig, train: TrainConfig, seed: int, root: Path, folder: Path, progress: bool
+    config: ReproductionConfig,
+    train: TrainConfig,
+    seed: int,
+    root: Path,
+    folder: Path,
+    leak: Finding | None,
+    progress: bool,
 ) -> Trial:
     run = folder / f"s{seed}"
     fitted = fit(config.model, root, train.model_copy(update={"seed": seed}), run, progress=progress)
@@ -143,7 +151,7 @@ def _trial(
     assert answers.labels is not None
     evaluation = evaluate(answers.labels, answers.probabilities, answers.classes, groups=answers.groups, seed=seed)
     constant = check_constant(answers.labels, answers.predicted, answers.classes, config.model.label)
-    findings = (*fitted.findings, *answers.findings, *([constant] if constant else []))
+    findings = (*fitted.findings, *answers.findings, *(found for found in (constant, leak) if found))
     return Trial(seed, measured(config.published.metric, evaluation), fitted, evaluation, findings)
 
 

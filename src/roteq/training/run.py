@@ -282,7 +282,8 @@ def _close(job: Job, classifier: Classifier, complete: bool) -> Fit:
         if train.reestimate_norm:
             order = torch.randperm(len(job.chosen), generator=torch.Generator().manual_seed(train.seed))
             mixed = job.chosen[order].split(train.batch_size)  # the variance of a batch of one class is too small
-            reestimate_norm(classifier.to(measure.device()), map(job.images, mixed))
+            several = [part for part in mixed if len(part) > 1] or mixed  # and one image alone may have none
+            reestimate_norm(classifier.to(measure.device()), map(job.images, several))
             WholeFiles().save_checkpoint(best | {"state_dict": classifier.state_dict()}, job.out / "best.ckpt")
         shares = job.labels.bincount().double() / len(job.labels)
         batches = map(job.batch, job.sample(CHUNK // 2).split(train.batch_size))
