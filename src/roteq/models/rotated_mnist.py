@@ -32,7 +32,7 @@ class RotatedMNISTNet(nn.Module):
         for i in range(LAYERS):
             conv = LiftingConv2d if pooled or i == 0 else GroupConv2d
             layers += [conv(width if i else in_channels, width, 3, group=group)]
-            layers += [GroupBatchNorm2d(width, group=group), nn.ReLU(inplace=True)]
+            layers += [GroupBatchNorm2d(width, group=group), nn.ReLU()]
             layers += [GroupPool(group)] if pooled else []
             layers += [SymmetricMaxPool2d()] if i == 1 else []
             layers += [nn.Dropout(dropout)] if dropout and i != 1 else []
