@@ -94,3 +94,8 @@ def test_every_parameter_gets_a_gradient_and_the_output_varies():
 def test_wrong_calls_are_refused(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_the_founding_network_frames_digits():
+    net, x = se2cnn_study(1, 10).eval(), noise(2, 1, 28, 28)
+    assert torch.equal(net(x), net(torch.nn.functional.pad(x, (2, 2, 2, 2))))

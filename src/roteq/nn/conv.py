@@ -75,9 +75,8 @@ class TiedConv2d(HasTables):
             raise UsageError(f"{layer}: unknown padding_mode {padding_mode!r}; {nearest(padding_mode, PADDING_MODES)}")
         self.group = named_group(group)
         self.basis_name: Basis = basis or default_basis(self.group)
-        filters = make_basis(self.basis_name, self.group, kernel_size).shape[
-            1
-        ]  # refuses a wrong kernel before all else
+        # refuses a wrong kernel before all else
+        filters = make_basis(self.basis_name, self.group, kernel_size).shape[1]
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding = self._same_padding() if padding == "same" else padding

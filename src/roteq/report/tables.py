@@ -195,9 +195,8 @@ def grid(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def reproduction(result: Reproduction) -> Table:
     """published | obtained ± spread | inside or outside."""
     unit = "" if result.metric == "nll" else " %"
-    better = (result.obtained.mean or 0) < result.published if result.metric in ("error", "nll") else None
-    if better is None:
-        better = (result.obtained.mean or 0) > result.published
+    less_is_better = result.metric in ("error", "nll")
+    better = ((result.obtained.mean or 0) < result.published) == less_is_better
     verdict = "inside" if result.inside else f"outside ({'better' if better else 'worse'})"
     row = (
         f"test {result.metric}{unit}",
