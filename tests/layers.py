@@ -10,6 +10,7 @@ from roteq.nn import (
     GroupDropout2d,
     GroupInstanceNorm2d,
     GroupLayerNorm2d,
+    GroupLinear,
     GroupNorm2d,
     GroupPool,
     LiftingConv2d,
@@ -64,6 +65,7 @@ OTHERS = {
     "group norm": (lambda: GroupNorm2d(2, 4, group="C4"), (16, 4, 5)),
     "instance norm": (lambda: GroupInstanceNorm2d(3, affine=True, group="C4"), (12, 4, 5)),
     "layer norm": (lambda: GroupLayerNorm2d(3, group="C4"), (12, 4, 5)),
+    "linear": (lambda: GroupLinear(2, 3, group="D4"), (5, 16)),
     "dropout": (lambda: GroupDropout2d(0.5, group="C4"), (32, 4, 5)),
     "max over the group": (lambda: GroupPool("D4"), (24, 4, 5)),
     "mean over the group": (lambda: GroupPool("D4", "mean"), (24, 4, 5)),
@@ -79,13 +81,22 @@ OTHERS = {
     "map head, vectors": (lambda: MapHead(3, 2, group="C8", pool="argmax"), (24, 4, 5)),
 }
 NETWORKS = {"network, odd map": (network, (2, 9, 9)), "network, even map": (network, (2, 8, 8))}
+VECTORS = ("linear",)  # their channels stand in the last dimension
 LAST = ", channels_last"  # layers whose code depends on the memory layout, on such maps
 CASES = CONVOLUTIONS | OTHERS | NETWORKS
 CASES |= {
     name + LAST: CASES[name]
     for name in ("circular", "batch norm", "layer norm", "vectors", "restriction", "network, odd map")
 }
-BFLOAT16_IN_AUTOCAST = {*CONVOLUTIONS, *NETWORKS, "vector head", "map head", "map head, vectors", "circular" + LAST}
+BFLOAT16_IN_AUTOCAST = {
+    *CONVOLUTIONS,
+    *NETWORKS,
+    "linear",
+    "vector head",
+    "map head",
+    "map head, vectors",
+    "circular" + LAST,
+}
 BFLOAT16_IN_AUTOCAST |= {"network, odd map" + LAST}
 SAME_CODE = {  # other numbers through the same lines: the costliest sweeps leave these to `make slow`
     *("lifting harmonic", "group harmonic", "strided", "dilated", "grouped", "depthwise", "reflect"),

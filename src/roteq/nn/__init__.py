@@ -3,6 +3,7 @@
 from .conv import GroupConv2d, GroupConvTranspose2d, LiftingConv2d
 from .dropout import GroupDropout2d
 from .head import MapHead, VectorHead
+from .linear import GroupLinear
 from .norm import GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm2d, GroupNorm2d
 from .plain import plain
 from .pool import GroupPool, SymmetricAvgPool2d, SymmetricBlurPool2d, SymmetricMaxPool2d, SymmetricUpsample2d
@@ -16,6 +17,7 @@ __all__ = [
     "GroupDropout2d",
     "GroupInstanceNorm2d",
     "GroupLayerNorm2d",
+    "GroupLinear",
     "GroupNorm2d",
     "GroupPool",
     "LiftingConv2d",

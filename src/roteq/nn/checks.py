@@ -1,7 +1,9 @@
 """What a layer demands of its arguments and of its input, in sentences that name the nearest valid choice.
 
-Only shapes, dtypes and devices are looked at: all of it is known while compiling and exporting.
+Of an input only shape, dtype and device are looked at: all of it is known while compiling and exporting.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -27,9 +29,20 @@ def check_map(layer: str, x: Tensor) -> None:
 def check_features(layer: str, x: Tensor, features: int, group: Group) -> None:
     """`features` blocks of |G| channels."""
     check_map(layer, x)
+    _check_channels(layer, x.shape[1], features, group)
+
+
+def check_last_features(layer: str, x: Tensor, features: int, group: Group) -> None:
+    """`features` blocks of |G| channels in the last dimension."""
+    if not x.ndim:
+        raise UsageError(f"{layer}: expected channels in the last dimension, got a tensor without dimensions")
+    _check_channels(layer, x.shape[-1], features, group)
+
+
+def _check_channels(layer: str, channels: int, features: int, group: Group) -> None:
     if torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
         return
-    channels, order = x.shape[1], group.order
+    order = group.order
     if channels != features * order:
         likely = (
             f"{channels // order} features on {group.name}?"
@@ -72,3 +85,19 @@ def check_steps(layer: str, x: Tensor, extent: int, stride: int, padding: int) -
                 f"of {side - rest} or {side + stride - rest} pixels, a kernel that covers {extent + rest} or "
                 f"{extent - stride + rest}, stride 1, or SymmetricAvgPool2d before it, which suits any size"
             )
+
+
+def check_finite(layer: str, weight: Tensor) -> None:
+    """Refuse NaN and infinity where looking is cheap: on the CPU. (On a GPU it would wait for the device.)"""
+    if weight.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    try:
+        finite = math.isfinite(weight.detach().sum())
+    except RuntimeError:  # a fake tensor, or one inside vmap, has no value to look at
+        return
+    if not finite and not weight.isfinite().all():
+        bad = int((~weight.isfinite()).sum())
+        raise UsageError(
+            f"{layer}: expected finite weights, got {bad} of {weight.numel()} NaN or infinite; "
+            "did the training diverge? Load an earlier checkpoint"
+        )
