@@ -9,6 +9,7 @@ from roteq.nn import (
     GroupConvTranspose2d,
     GroupDropout2d,
     GroupInstanceNorm2d,
+    GroupLayerNorm,
     GroupLayerNorm2d,
     GroupLinear,
     GroupNorm2d,
@@ -65,6 +66,11 @@ OTHERS = {
     "group norm": (lambda: GroupNorm2d(2, 4, group="C4"), (16, 4, 5)),
     "instance norm": (lambda: GroupInstanceNorm2d(3, affine=True, group="C4"), (12, 4, 5)),
     "layer norm": (lambda: GroupLayerNorm2d(3, group="C4"), (12, 4, 5)),
+    "group norm, not shared": (lambda: GroupNorm2d(2, 4, group="C4", shared=False), (16, 4, 5)),
+    "instance norm, not shared": (lambda: GroupInstanceNorm2d(3, affine=True, group="C4", shared=False), (12, 4, 5)),
+    "layer norm, not shared": (lambda: GroupLayerNorm2d(3, group="C4", shared=False), (12, 4, 5)),
+    "layer norm of vectors": (lambda: GroupLayerNorm(3, group="C4"), (5, 12)),
+    "layer norm of vectors, not shared": (lambda: GroupLayerNorm(3, group="C4", shared=False), (5, 12)),
     "linear": (lambda: GroupLinear(2, 3, group="D4"), (5, 16)),
     "dropout": (lambda: GroupDropout2d(0.5, group="C4"), (32, 4, 5)),
     "max over the group": (lambda: GroupPool("D4"), (24, 4, 5)),
@@ -81,26 +87,22 @@ OTHERS = {
     "map head, vectors": (lambda: MapHead(3, 2, group="C8", pool="argmax"), (24, 4, 5)),
 }
 NETWORKS = {"network, odd map": (network, (2, 9, 9)), "network, even map": (network, (2, 8, 8))}
-VECTORS = ("linear",)  # their channels stand in the last dimension
+VECTORS = ("linear", "layer norm of vectors", "layer norm of vectors, not shared")  # channels in the last dimension
 LAST = ", channels_last"  # layers whose code depends on the memory layout, on such maps
 CASES = CONVOLUTIONS | OTHERS | NETWORKS
 CASES |= {
     name + LAST: CASES[name]
-    for name in ("circular", "batch norm", "layer norm", "vectors", "restriction", "network, odd map")
+    for name in (
+        *("circular", "batch norm", "layer norm", "vectors", "restriction", "network, odd map"),
+        *("group norm, not shared", "layer norm, not shared"),
+    )
 }
-BFLOAT16_IN_AUTOCAST = {
-    *CONVOLUTIONS,
-    *NETWORKS,
-    "linear",
-    "vector head",
-    "map head",
-    "map head, vectors",
-    "circular" + LAST,
-}
-BFLOAT16_IN_AUTOCAST |= {"network, odd map" + LAST}
+BFLOAT16_IN_AUTOCAST = {*CONVOLUTIONS, *NETWORKS, "vector head", "map head", "map head, vectors", "circular" + LAST}
+BFLOAT16_IN_AUTOCAST |= {"linear", "network, odd map" + LAST}
 SAME_CODE = {  # other numbers through the same lines: the costliest sweeps leave these to `make slow`
     *("lifting harmonic", "group harmonic", "strided", "dilated", "grouped", "depthwise", "reflect"),
     *("separable strided, reflect", "instance norm", "symmetric average pool", "map head", "network, even map"),
+    *("instance norm, not shared", "layer norm of vectors"),
 }
 OTHER_IN_TRAINING = ("batch norm", "dropout", "network, odd map", "batch norm" + LAST, "network, odd map" + LAST)
 RUNS = [*((name, False) for name in CASES), *((name, True) for name in OTHER_IN_TRAINING)]  # (name, training)

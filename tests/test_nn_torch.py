@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from layers import BFLOAT16_IN_AUTOCAST, CASES, LAST, RUNS, VECTORS, images, layer, noise, outcome, run
+from layers import BFLOAT16_IN_AUTOCAST, CASES, LAST, OTHERS, RUNS, VECTORS, images, layer, noise, outcome, run
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, replace_all_batch_norm_modules_, stack_module_state, vjp, vmap
@@ -21,7 +21,7 @@ from roteq.nn.conv import TiedConv2d
 
 JVP = pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # torch's own derivatives are written in it
 LEARNING = [name for name in CASES if list(layer(name).parameters())]
-NORMS = ("batch norm", "batch norm of the batch", "group norm", "instance norm", "layer norm")
+NORMS = tuple(name for name in OTHERS if "norm" in name)
 
 
 def saved(obj, **how):

@@ -4,7 +4,7 @@ from .conv import GroupConv2d, GroupConvTranspose2d, LiftingConv2d
 from .dropout import GroupDropout2d
 from .head import MapHead, VectorHead
 from .linear import GroupLinear
-from .norm import GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm2d, GroupNorm2d
+from .norm import GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm, GroupLayerNorm2d, GroupNorm2d
 from .plain import plain
 from .pool import GroupPool, SymmetricAvgPool2d, SymmetricBlurPool2d, SymmetricMaxPool2d, SymmetricUpsample2d
 from .restriction import Restriction
@@ -16,6 +16,7 @@ __all__ = [
     "GroupConvTranspose2d",
     "GroupDropout2d",
     "GroupInstanceNorm2d",
+    "GroupLayerNorm",
     "GroupLayerNorm2d",
     "GroupLinear",
     "GroupNorm2d",

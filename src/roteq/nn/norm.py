@@ -10,13 +10,17 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from ..groups import Group
 from ..groups import group as named_group
-from .checks import check_at_least, check_features
+from .checks import check_at_least, check_features, check_last_features
 from .layout import in_layout_of, is_channels_last
 
 
 def over_group(values: Tensor, order: int) -> Tensor:
     """One value a feature -> one value a physical channel."""
     return values[:, None].expand(-1, order).reshape(-1)
+
+
+def _unless_shared(shared: bool) -> str:
+    return "" if shared else ", shared=False"
 
 
 def over_rows(normalise: Callable[[Tensor], Tensor], x: Tensor, features: int) -> Tensor:
@@ -166,7 +170,9 @@ class GroupNorm2d(nn.Module):
     on a group.
 
     Shapes: (B, C*|G|, H, W) -> the same; `num_groups` divides the number of features C. One weight and bias a feature.
-    num_groups=1 normalises whole samples, num_groups=C is GroupInstanceNorm2d.
+    num_groups=1 normalises whole samples, num_groups=C is GroupInstanceNorm2d. `shared=False`: every orientation has
+    its own statistics, so that nn.GroupNorm acts on each as if there were no other (the copies of a network that
+    stand side by side before any weight mixes them, say).
     Exactness: exact.
     Raises: UsageError if num_groups does not divide C, or for features of another group.
     Source: Wu & He 2018 (arXiv 1803.08494), with the statistics of a feature shared over the stabilizer.
@@ -176,7 +182,14 @@ class GroupNorm2d(nn.Module):
     """
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, group: str | Group
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        group: str | Group,
+        shared: bool = True,
     ) -> None:
         super().__init__()
         check_at_least(type(self).__name__, 1, num_groups=num_groups, num_channels=num_channels)
@@ -185,32 +198,52 @@ class GroupNorm2d(nn.Module):
                 f"GroupNorm2d: expected num_groups to divide num_channels, got {num_groups} and {num_channels}"
             )
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self.group = named_group(group)
+        self.group, self.shared = named_group(group), shared
         self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(type(self).__name__, x, self.num_channels, self.group)
-        weight, bias = (None if v is None else over_group(v, self.group.order) for v in (self.weight, self.bias))
-        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        alone = not self.shared and self.num_groups == self.num_channels  # every channel for itself
+        if not self.shared and not (alone and x.is_contiguous()):
+            return self._every_orientation(x)
+        order = self.group.order
+        weight, bias = (None if v is None else over_group(v, order) for v in (self.weight, self.bias))
+        return F.group_norm(x, self.num_groups * (order if alone else 1), weight, bias, self.eps)
 
-    def plain(self) -> nn.GroupNorm:
-        """The GroupNorm over physical channels that computes the same."""
-        twin = nn.GroupNorm(self.num_groups, self.num_channels * self.group.order, self.eps, self.affine)
-        state = {name: over_group(value, self.group.order).clone() for name, value in self.state_dict().items()}
+    def _every_orientation(self, x: Tensor) -> Tensor:
+        """torch's group norm wants the channels of a set side by side: to (B, |G|*C, H, W), and back."""
+        order = self.group.order
+        weight, bias = (None if v is None else v.repeat(order) for v in (self.weight, self.bias))
+        y = x.unflatten(1, (-1, order)).transpose(1, 2).flatten(1, 2)
+        y = F.group_norm(y, order * self.num_groups, weight, bias, self.eps)
+        return in_layout_of(x, y.unflatten(1, (order, -1)).transpose(1, 2).flatten(1, 2))
+
+    def plain(self) -> nn.Module:
+        """The GroupNorm over physical channels that computes the same; where every orientation has statistics of
+        several features the layer itself, for those of torch's groups are neighbours."""
+        order, groups = self.group.order, self.num_groups
+        if not self.shared:
+            if groups < self.num_channels and order > 1:
+                return self
+            groups *= order
+        twin = nn.GroupNorm(groups, self.num_channels * order, self.eps, self.affine)
+        state = {name: over_group(value, order).clone() for name, value in self.state_dict().items()}
         twin.load_state_dict(state, assign=True)
         return twin.train(self.training)
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+            f"{_unless_shared(self.shared)}"
         )
 
 
 class GroupInstanceNorm2d(GroupNorm2d):
     """Normalise every feature of every sample with its mean and variance over group and space.
 
-    Shapes: (B, C*|G|, H, W) -> the same; `num_features` is C.
+    Shapes: (B, C*|G|, H, W) -> the same; `num_features` is C. `shared=False`: the statistics of every orientation are
+    its own, as in GroupNorm2d.
     Exactness: exact. Raises: UsageError for features of another group.
     Source: Ulyanov, Vedaldi & Lempitsky 2016 (arXiv 1607.08022), with the statistics shared over the stabilizer.
 
@@ -218,17 +251,76 @@ class GroupInstanceNorm2d(GroupNorm2d):
     torch.Size([2, 32, 9, 9])
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, group: str | Group) -> None:
-        super().__init__(num_features, num_features, eps, affine, group=group)
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, affine: bool = False, *, group: str | Group, shared: bool = True
+    ) -> None:
+        super().__init__(num_features, num_features, eps, affine, group=group, shared=shared)
 
     def extra_repr(self) -> str:
-        return f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+        return (
+            f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+            f"{_unless_shared(self.shared)}"
+        )
 
 
-class GroupLayerNorm2d(nn.Module):
+class GroupLayerNorm(nn.Module):
+    """Normalise every vector with its mean and variance over all features and the whole group.
+
+    Shapes: (..., C*|G|) -> the same: vectors (B, C*|G|), or maps whose channels come last (B, H, W, C*|G|);
+    `num_channels` is C. One weight and bias a feature. `shared=False`: the statistics of every orientation are its own,
+    over its C features, so that nn.LayerNorm acts on each as if there were no other.
+    Exactness: exact. Raises: UsageError for features of another group.
+    Source: Ba, Kiros & Hinton 2016 (arXiv 1607.06450).
+
+    >>> GroupLayerNorm(8, group="p4")(torch.zeros(2, 9, 9, 32)).shape
+    torch.Size([2, 9, 9, 32])
+    """
+
+    def __init__(
+        self, num_channels: int, eps: float = 1e-5, affine: bool = True, *, group: str | Group, shared: bool = True
+    ) -> None:
+        super().__init__()
+        check_at_least(type(self).__name__, 1, num_channels=num_channels)
+        self.num_channels, self.eps, self.affine = num_channels, eps, affine
+        self.group, self.shared = named_group(group), shared
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_last_features("GroupLayerNorm", x, self.num_channels, self.group)
+        return self._normalise(x)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        order = self.group.order
+        if self.shared:
+            weight, bias = (None if v is None else over_group(v, order) for v in (self.weight, self.bias))
+            return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
+        rows = x.unflatten(-1, (-1, order)).transpose(-1, -2).flatten(0, -2)  # (...*|G|, C)
+        y = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
+        return y.unflatten(0, (*x.shape[:-1], order)).transpose(-1, -2).flatten(-2)
+
+    def plain(self) -> nn.Module:
+        """The LayerNorm over physical channels that computes the same; where every orientation has its own statistics
+        the layer itself, which torch does not have."""
+        order = self.group.order
+        if not self.shared and order > 1:
+            return self
+        twin = nn.LayerNorm(self.num_channels * order, self.eps, self.affine)
+        state = {name: over_group(value, order).clone() for name, value in self.state_dict().items()}
+        twin.load_state_dict(state, assign=True)
+        return twin.train(self.training)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+            f"{_unless_shared(self.shared)}"
+        )
+
+
+class GroupLayerNorm2d(GroupLayerNorm):
     """Normalise every pixel with its mean and variance over all features and the whole group, as ConvNeXt does.
 
-    Shapes: (B, C*|G|, H, W) -> the same; `num_channels` is C. One weight and bias a feature.
+    Shapes: (B, C*|G|, H, W) -> the same; otherwise as GroupLayerNorm, `shared=False` too.
     Exactness: exact. Raises: UsageError for features of another group.
     Source: Ba, Kiros & Hinton 2016 (arXiv 1607.06450); per pixel as in Liu et al. 2022 (arXiv 2201.03545).
 
@@ -236,19 +328,16 @@ class GroupLayerNorm2d(nn.Module):
     torch.Size([2, 32, 9, 9])
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-6, affine: bool = True, *, group: str | Group) -> None:
-        super().__init__()
-        check_at_least("GroupLayerNorm2d", 1, num_channels=num_channels)
-        self.num_channels, self.eps, self.affine = num_channels, eps, affine
-        self.group = named_group(group)
-        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
+    def __init__(
+        self, num_channels: int, eps: float = 1e-6, affine: bool = True, *, group: str | Group, shared: bool = True
+    ) -> None:
+        super().__init__(num_channels, eps, affine, group=group, shared=shared)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features("GroupLayerNorm2d", x, self.num_channels, self.group)
-        weight, bias = (None if v is None else over_group(v, self.group.order) for v in (self.weight, self.bias))
-        y = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], weight, bias, self.eps).permute(0, 3, 1, 2)
+        y = self._normalise(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return y if is_channels_last(x) else y.contiguous()
 
-    def extra_repr(self) -> str:
-        return f"{self.num_channels}, eps={self.eps}, affine={self.affine}, group={self.group.name!r}"
+    def plain(self) -> nn.Module:
+        """The layer itself: torch has none that normalises pixels."""
+        return self
