@@ -16,6 +16,8 @@ from roteq.nn import (
     GroupPool,
     LiftingConv2d,
     MapHead,
+    RectangularGroupConv2d,
+    RectangularLiftingConv2d,
     Restriction,
     SeparableGroupConv2d,
     SymmetricAvgPool2d,
@@ -59,6 +61,13 @@ CONVOLUTIONS = {  # name -> (make, shapes of its inputs without the batch)
         lambda: SeparableGroupConv2d(2, 3, 3, stride=2, padding=1, padding_mode="reflect", group="C8"),
         (16, 7, 7),
     ),
+    "rectangular": (lambda: RectangularGroupConv2d(2, 3, (1, 3), padding=(0, 1), group="C4"), (8, 6, 5)),
+    "rectangular strided, grouped": (
+        lambda: RectangularGroupConv2d(4, 2, (5, 3), 2, (2, 1), groups=2, bias=False, group="D4"),
+        (32, 5, 7),
+    ),
+    "rectangular without quarter turns": (lambda: RectangularGroupConv2d(2, 3, (3, 2), group="D2"), (8, 6, 5)),
+    "rectangular lifting": (lambda: RectangularLiftingConv2d(2, 3, (3, 1), padding="same", group="D4"), (2, 6, 5)),
 }
 OTHERS = {
     "batch norm": (lambda: GroupBatchNorm2d(3, group="C4"), (12, 4, 5)),
@@ -94,15 +103,15 @@ CASES |= {
     name + LAST: CASES[name]
     for name in (
         *("circular", "batch norm", "layer norm", "vectors", "restriction", "network, odd map"),
-        *("group norm, not shared", "layer norm, not shared"),
+        *("group norm, not shared", "layer norm, not shared", "rectangular"),
     )
 }
 BFLOAT16_IN_AUTOCAST = {*CONVOLUTIONS, *NETWORKS, "vector head", "map head", "map head, vectors", "circular" + LAST}
-BFLOAT16_IN_AUTOCAST |= {"linear", "network, odd map" + LAST}
+BFLOAT16_IN_AUTOCAST |= {"linear", "rectangular" + LAST, "network, odd map" + LAST}
 SAME_CODE = {  # other numbers through the same lines: the costliest sweeps leave these to `make slow`
     *("lifting harmonic", "group harmonic", "strided", "dilated", "grouped", "depthwise", "reflect"),
     *("separable strided, reflect", "instance norm", "symmetric average pool", "map head", "network, even map"),
-    *("instance norm, not shared", "layer norm of vectors"),
+    *("instance norm, not shared", "layer norm of vectors", "rectangular strided, grouped"),
 }
 OTHER_IN_TRAINING = ("batch norm", "dropout", "network, odd map", "batch norm" + LAST, "network, odd map" + LAST)
 RUNS = [*((name, False) for name in CASES), *((name, True) for name in OTHER_IN_TRAINING)]  # (name, training)

@@ -81,6 +81,22 @@ def pixel_basis(group: Group, kernel_size: int) -> Tensor:
 
 @cache
 @on_cpu
+def rectangle_basis(group: Group, height: int, width: int) -> Tensor:
+    """The pixel basis of a kernel with two sides, for groups whose elements are all exact. float64, (|G|, h*w, h*w).
+
+    Row p of basis[g] is pixel p, turned by g; after an odd number of quarter turns the pixels are those of a kernel
+    that is w high and h wide.
+
+    >>> rectangle_basis(Group(4), 1, 7).shape
+    torch.Size([4, 7, 7])
+    """
+    pixels = torch.arange(height * width).view(height, width)
+    sources = [group.act_on_image(pixels, g).flatten() for g in range(group.order)]
+    return torch.stack([torch.eye(height * width, dtype=torch.float64)[:, source] for source in sources])
+
+
+@cache
+@on_cpu
 def disc_basis(group: Group, kernel_size: int) -> Tensor:
     """The pixel basis under a disc: exactly the operator of SE(2)-CNNs (Bekkers et al. 2018), which keeps a target
     pixel within floor(k/2) + 1/2 of the centre.
@@ -166,27 +182,37 @@ def _aliased_part(psi: Tensor, m: int, rho: Tensor, unit: Tensor, kernel_size: i
     return a @ (torch.linalg.pinv(a, rtol=1e-10) @ psi)
 
 
-def lifting_bank(weight: Tensor, table: Tensor) -> Tensor:
-    """Filters of a lifting convolution: weight (C_out, C_in, P) -> (C_out*|G|, C_in, k, k). table: (P, |G|, k*k), the
-    basis with its first two axes exchanged."""
+def lifting_filters(weight: Tensor, table: Tensor) -> Tensor:
+    """Filters of a lifting convolution: weight (C_out, C_in, P) -> (C_out*|G|, C_in, pixels). table: (P, |G|, pixels),
+    the basis with its first two axes exchanged."""
     out_channels, in_channels, filters = weight.shape
     _, order, pixels = table.shape
-    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i, g*k*k)
+    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i, g*pixels)
     turned = turned.view(out_channels, in_channels, order, pixels).transpose(1, 2)
-    return turned.reshape(out_channels * order, in_channels, isqrt(pixels), -1)
+    return turned.reshape(out_channels * order, in_channels, pixels)
 
 
-def group_bank(weight: Tensor, table: Tensor, placement: Tensor) -> Tensor:
-    """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, k, k). table as above.
+def group_filters(weight: Tensor, table: Tensor, placement: Tensor) -> Tensor:
+    """Filters of a group convolution: weight (C_out, C_in, |G|, P) -> (C_out*|G|, C_in*|G|, pixels). table as above.
 
     Every weight filter is turned by every element in one matrix product, and one look-up (`placement`, from
     `bank_placement`) puts the results in their places.
     """
     out_channels, in_channels, order, filters = weight.shape
     pixels = table.shape[2]
-    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i*h, g*k*k)
-    placed = _permuted(turned.view(out_channels, -1, pixels), placement)  # (o, i*h*g, k*k) -> (o, g*i*h, k*k)
-    return placed.view(out_channels * order, in_channels * order, isqrt(pixels), -1)
+    turned = torch.mm(weight.reshape(-1, filters), table.view(filters, -1))  # (o*i*h, g*pixels)
+    placed = _permuted(turned.view(out_channels, -1, pixels), placement)  # (o, i*h*g, pixels) -> (o, g*i*h, pixels)
+    return placed.view(out_channels * order, in_channels * order, pixels)
+
+
+def lifting_bank(weight: Tensor, table: Tensor) -> Tensor:
+    """`lifting_filters` on k x k pixels, (C_out*|G|, C_in, k, k)."""
+    return lifting_filters(weight, table).unflatten(2, (isqrt(table.shape[2]), -1))
+
+
+def group_bank(weight: Tensor, table: Tensor, placement: Tensor) -> Tensor:
+    """`group_filters` on k x k pixels, (C_out*|G|, C_in*|G|, k, k)."""
+    return group_filters(weight, table, placement).unflatten(2, (isqrt(table.shape[2]), -1))
 
 
 def _permuted(x: Tensor, placement: Tensor) -> Tensor:

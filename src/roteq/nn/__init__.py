@@ -7,6 +7,7 @@ from .linear import GroupLinear
 from .norm import GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm, GroupLayerNorm2d, GroupNorm2d
 from .plain import plain
 from .pool import GroupPool, SymmetricAvgPool2d, SymmetricBlurPool2d, SymmetricMaxPool2d, SymmetricUpsample2d
+from .rectangular import RectangularGroupConv2d, RectangularLiftingConv2d
 from .restriction import Restriction
 from .separable import SeparableGroupConv2d
 
@@ -23,6 +24,8 @@ __all__ = [
     "GroupPool",
     "LiftingConv2d",
     "MapHead",
+    "RectangularGroupConv2d",
+    "RectangularLiftingConv2d",
     "Restriction",
     "SeparableGroupConv2d",
     "SymmetricAvgPool2d",

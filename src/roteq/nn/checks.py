@@ -67,10 +67,13 @@ def check_blocks(layer: str, x: Tensor, group: Group) -> None:
         )
 
 
-def check_steps(layer: str, x: Tensor, extent: int, stride: int, padding: int) -> None:
+def check_steps(
+    layer: str, x: Tensor, extents: int | tuple[int, int], stride: int, paddings: int | tuple[int, int]
+) -> None:
     """The kernel fits into the map, and its steps are symmetric about the centre: they end as far from one border as
     they began from the other. Otherwise not even a quarter turn is exact (docs/pitfalls)."""
-    for side in x.shape[-2:]:
+    pairs = [(v, v) if isinstance(v, int) else v for v in (extents, paddings)]
+    for side, extent, padding in zip(x.shape[-2:], *pairs, strict=True):
         room = side + 2 * padding - extent
         if room < 0:
             raise UsageError(

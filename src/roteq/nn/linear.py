@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..filters import bank_placement, group_bank
+from ..filters import bank_placement, group_filters
 from ..groups import Group
 from ..groups import group as named_group
 from .checks import check_at_least, check_finite, check_last_features
@@ -58,7 +58,7 @@ class GroupLinear(HasTables):
     def bank(self) -> Tensor:
         """The matrix of the equivalent nn.Linear, (C_out*|G|, C_in*|G|)."""
         table = self.weight.new_ones(1, self.group.order, 1)  # a number looks the same from every side
-        return group_bank(self.weight[..., None], table, self.placement)[..., 0, 0]
+        return group_filters(self.weight[..., None], table, self.placement)[..., 0]
 
     def plain_bias(self) -> Tensor | None:
         return None if self.bias is None else self.bias[:, None].expand(-1, self.group.order).flatten()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import UsageError
+from .rectangular import InterleavedConv2d
 
 SAME = 1e-4  # largest relative change of the output that folding may cause, in float32
 
@@ -18,8 +19,8 @@ def plain(module: nn.Module, *, fold: Tensor | None = None) -> nn.Module:
 
     It computes the same in eval mode and is as fast as any CNN of as many physical channels; trained further, its
     filters drift apart and it is no longer equivariant. Layers without weights stay (GroupPool, the symmetric
-    pools, Restriction), and so does GroupLayerNorm2d, which torch does not have; `torch.export` leaves nothing of roteq
-    in the file.
+    pools, Restriction), and so do norms that torch does not have (GroupLayerNorm2d, most of those with shared=False); a
+    rectangular kernel becomes two convolutions side by side. `torch.export` leaves nothing of roteq in the file.
 
     fold: a sample input, for a network in eval mode. Every BatchNorm that reads what a convolution has just written is
     then folded into it; the output on the sample is compared, and a fold that changes it is undone.
@@ -96,7 +97,7 @@ def _written_then_normalised(network: nn.Module, sample: Tensor) -> list[tuple[s
 
     hooks = []
     for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | InterleavedConv2d):
             hooks.append(layer.register_forward_hook(lambda _, __, output, name=name: convolution(name, output)))
         elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
             hooks.append(layer.register_forward_pre_hook(lambda _, inputs, name=name: normalisation(name, inputs[0])))
@@ -113,17 +114,27 @@ def _exchange_channels(weight: Tensor, groups: int) -> Tensor:
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
+def _fold(conv: Any, norm: Any, channels: slice) -> None:
+    """Let the convolution write what these channels of the norm would make of it."""
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    weight = _exchange_channels(conv.weight, conv.groups) if transposed else conv.weight
+    scale, shift = (None if v is None else v[channels] for v in (norm.weight, norm.bias))
+    weight, conv.bias = fuse_conv_bn_weights(
+        *(weight, conv.bias, norm.running_mean[channels], norm.running_var[channels], norm.eps, scale, shift)
+    )
+    conv.weight = nn.Parameter(_exchange_channels(weight, conv.groups)) if transposed else weight
+
+
 def _with_folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     network = copy.deepcopy(network)
     for conv_name, norm_name in pairs:
         conv: Any = network.get_submodule(conv_name)
         norm: Any = network.get_submodule(norm_name)
-        transposed = isinstance(conv, nn.ConvTranspose2d)
-        weight = _exchange_channels(conv.weight, conv.groups) if transposed else conv.weight
-        weight, conv.bias = fuse_conv_bn_weights(
-            *(weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        )
-        conv.weight = nn.Parameter(_exchange_channels(weight, conv.groups)) if transposed else weight
+        if isinstance(conv, InterleavedConv2d):
+            _fold(conv.even, norm, slice(0, None, 2))
+            _fold(conv.odd, norm, slice(1, None, 2))
+        else:
+            _fold(conv, norm, slice(None))
         parent, _, child = norm_name.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())
     return network
