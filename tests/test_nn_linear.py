@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from roteq.errors import UsageError
 from roteq.groups import group
-from roteq.nn import GroupConv2d, GroupLinear, plain
+from roteq.nn import GroupConv2d, GroupLayerNorm, GroupLayerNorm2d, GroupLinear, plain
 from roteq.testing import assert_equivariant
 
 GROUPS = ["Z2", "C3", "C4", "C8", "D1", "D4", "D6"]
@@ -81,7 +81,25 @@ def test_the_output_variance_of_a_linear_layer_is_one_at_initialisation(name):
     assert y.mean().item() == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", GROUPS[1:])
+def test_a_layer_norm_of_vectors_is_that_of_maps_and_equivariant(name, shared):
+    x = noise(3, 2 * group(name).order, 5, 5)
+    layer, maps = (kind(2, eps=1e-3, group=name, shared=shared) for kind in (GroupLayerNorm, GroupLayerNorm2d))
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    maps.load_state_dict(layer.state_dict())
+    assert_close(OnMaps(layer)(x), maps(x))
+    assert_equivariant(OnMaps(layer), name, x, input="regular", output="regular")
+
+
 WRONG = {
+    r"GroupLayerNorm: expected 3 features on C4 \(12 channels\), got 8 channels; 2 features on C4\?": lambda: (
+        GroupLayerNorm(3, group="C4")(noise(2, 8))
+    ),
+    "GroupLayerNorm: expected num_channels to be a whole number of at least 1, got 0": lambda: GroupLayerNorm(
+        0, group="C4"
+    ),
     r"GroupLinear: expected 3 features on C4 \(12 channels\), got 24 channels; was x lifted": lambda: linear("C4")(
         noise(2, 24)
     ),

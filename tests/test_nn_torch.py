@@ -288,6 +288,7 @@ def test_a_state_that_is_assigned_brings_its_device_and_precision(name):
 def test_plain_computes_the_same(name):
     module, x = layer(name, dtype=torch.float64), images(name, dtype=torch.float64)
     twin = plain(module)
+    assert not any(part.training for part in twin.modules())
     if name != "batch norm of the batch":  # torch has no such layer
         assert not any(isinstance(part, TiedConv2d | GroupBatchNorm2d) for part in twin.modules())
     assert_close(twin(*x), module(*x), atol=1e-6, rtol=1e-6)
