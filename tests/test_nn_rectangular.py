@@ -126,12 +126,15 @@ def test_plain_has_no_more_weights_than_the_rectangle(kind, name):
 
 
 @pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("of_the_group", [True, False])
 @pytest.mark.parametrize("name", ["C2", "D4"])
-def test_plain_folds_the_batch_norm_behind_it(name, affine):
+def test_plain_folds_the_batch_norm_behind_it(name, of_the_group, affine):
     layer, x = layer_and_map("lifting", name, "5x3")
-    net = nn.Sequential(layer, GroupBatchNorm2d(2, affine=affine, group=name))
-    for value in net[1].parameters():
+    physical = 2 * layer.group.order
+    norm = GroupBatchNorm2d(2, affine=affine, group=name) if of_the_group else nn.BatchNorm2d(physical, affine=affine)
+    for value in norm.parameters():
         nn.init.uniform_(value, 1, 2)
+    net = nn.Sequential(layer, norm)
     net(3 * x + 1)  # statistics that are not 0 and 1
     twin = plain(net.eval(), fold=x)
     assert type(twin[1]) is nn.Identity
