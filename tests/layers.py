@@ -111,7 +111,8 @@ BFLOAT16_IN_AUTOCAST |= {"linear", "rectangular" + LAST, "network, odd map" + LA
 SAME_CODE = {  # other numbers through the same lines: the costliest sweeps leave these to `make slow`
     *("lifting harmonic", "group harmonic", "strided", "dilated", "grouped", "depthwise", "reflect"),
     *("separable strided, reflect", "instance norm", "symmetric average pool", "map head", "network, even map"),
-    *("instance norm, not shared", "layer norm of vectors", "rectangular strided, grouped"),
+    *("instance norm, not shared", "layer norm of vectors", "layer norm of vectors, not shared"),
+    *("rectangular strided, grouped", "rectangular lifting"),
 }
 OTHER_IN_TRAINING = ("batch norm", "dropout", "network, odd map", "batch norm" + LAST, "network, odd map" + LAST)
 RUNS = [*((name, False) for name in CASES), *((name, True) for name in OTHER_IN_TRAINING)]  # (name, training)
