@@ -10,8 +10,10 @@ from ._version import __version__
 
 _HOMES = {
     "Group": "groups",
+    "Symmetrized": "convert",
     "assert_equivariant": "testing",
     "audit": "audit",
+    "convert": "convert",
     "covariance": "covariance",
     "create": "models",
     "equivariance_error": "testing",

@@ -311,3 +311,42 @@ class Reproduction:
     epochs: tuple[int, int]  # used here, published
     test_images: int
     majority_rate: float
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """One layer of a converted network: what it was, what it became, and its between-image error, the largest over the
+    exact elements (float64; None: its output did not vary)."""
+
+    path: str
+    before: str
+    after: str
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did and measured. Pairs are (original, twin); FLOPs of one image at the sample's size, channels
+    those of all convolutions together."""
+
+    model: str
+    group: str
+    width: str
+    factor: float  # features of the twin per channel of the original
+    kept_weights: bool
+    layers: tuple[Exchanged, ...]
+    errors: dict[str, float | None]  # between-image error of the whole, by exact element; None: it does not vary
+    parameters: tuple[int, int]
+    flops: tuple[int | None, int | None]
+    channels: tuple[int, int]
+    asymmetric: dict[str, int]  # layer -> pixels its steps left over on one side at the sample's size
+    symmetric_size: tuple[int, int] | None  # nearest input size at which no step leaves any
+    difference: float | None  # between-image error of the twin against the average of the original (kept weights)
+    rewritten: tuple[str, ...] = ()  # modules whose forward was rewritten
+    broken: dict[str, str] = field(default_factory=dict)  # what is not equivariant and was left (strict=False)
+    unused: tuple[str, ...] = ()  # layers that the sample never reached; they stay as they were
+
+    @property
+    def exact(self) -> bool:
+        """Equivariant to rounding for every exact element, and not because the output is constant."""
+        return bool(self.errors) and not self.broken and all(e is not None and e < 1e-10 for e in self.errors.values())

@@ -16,6 +16,7 @@ from .e2_mnist import e2_mnist
 from .pcam import p4m_densenet, se2_pcam
 from .rotated_mnist import p4cnn, p4cnn_rotation_pooling, z2cnn
 from .se2cnn import cnn, se2cnn, se2cnn_study
+from .twins import twin
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
@@ -33,11 +34,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "se2_pcam": se2_pcam,
     "se2cnn": se2cnn,
     "se2cnn_study": se2cnn_study,
+    "twin": twin,
     "z2cnn": z2cnn,
 }
 GROUP_NETWORKS = (
     *("allcnn_c", "e2_mnist", "p4cnn", "p4cnn_rotation_pooling", "p4m_densenet", "resnet26", "resnet44"),
-    *("se2_pcam", "se2cnn", "se2cnn_study"),
+    *("se2_pcam", "se2cnn", "se2cnn_study", "twin"),
 )
 FROM_DATA = ("in_channels", "num_classes")  # decided by the data, not by a configuration
 

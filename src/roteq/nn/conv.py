@@ -14,6 +14,7 @@ from ..errors import UsageError, nearest
 from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_bank, make_basis
 from ..groups import Group
 from ..groups import group as named_group
+from .centred import Centred, centred, pair
 from .checks import check_at_least, check_features, check_map, check_steps
 from .layout import in_layout_of, is_channels_last
 from .tables import HasTables
@@ -54,6 +55,7 @@ class TiedConv2d(HasTables):
         *,
         group: str | Group,
         basis: Basis | None = None,
+        centred: bool = False,
     ) -> None:
         super().__init__()
         layer = type(self).__name__
@@ -81,7 +83,7 @@ class TiedConv2d(HasTables):
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding = self._same_padding() if padding == "same" else padding
         check_at_least(layer, 0, padding=self.padding)
-        self.padding_mode = padding_mode
+        self.padding_mode, self.centred = padding_mode, centred
         self.channels_last = False
         self.weight = nn.Parameter(torch.empty(self._weight_shape(filters)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -172,12 +174,17 @@ class TiedConv2d(HasTables):
 
     def _check_input(self, x: Tensor) -> None:
         check_features(type(self).__name__, x, self.in_channels, self.group)
-        check_steps(type(self).__name__, x, self.extent, self.stride, self.padding)
+        self._check_steps(x)
         self._check_weight(self.weight)
+
+    def _check_steps(self, x: Tensor) -> None:
+        check_steps(type(self).__name__, x, self.extent, 1 if self.centred else self.stride, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
             self._check_input(x)
+        if self.centred and self.stride > 1:
+            x = centred(x, *(pair(v) for v in (self.extent, self.stride, self.padding)))
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             padded = F.pad(x, [padding] * 4, mode=self.padding_mode)
@@ -200,13 +207,18 @@ class TiedConv2d(HasTables):
             self.padding_mode,  # type: ignore[arg-type]
             device="meta",
         )
-        return _with_values(conv, bank, bias).train(self.training)
+        twin = _with_values(conv, bank, bias).train(self.training)
+        if not self.centred or self.stride == 1:
+            return twin
+        return nn.Sequential(Centred(self.extent, self.stride, self.padding), twin).train(self.training)
 
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
             f"padding_mode={self.padding_mode!r}, group={self.group.name!r}, basis={self.basis_name!r}"
+            + ", centred=True"
+            * self.centred
         )
 
 
@@ -218,7 +230,8 @@ class LiftingConv2d(TiedConv2d):
     Shapes: (B, C_in, H, W) -> (B, C_out*|G|, H', W'), H' = (H + 2*padding - dilation*(kernel_size-1) - 1) / stride + 1
     Arguments: those of nn.Conv2d, `in_channels` physical and `out_channels` features; square kernels, and `padding` a
     number or "same". `basis`: "pixel", "disc" (pixels under SE2CNN's disc mask) or "harmonic"; None: "pixel" where all
-    elements of the group are exact (Z2, C2, C4, D1, D2, D4), else "harmonic".
+    elements of the group are exact (Z2, C2, C4, D1, D2, D4), else "harmonic". `centred`: where a stride is not
+    symmetric on a map, take the mean of its alignments (roteq.nn.centred) instead of refusing.
     Exactness: exact for multiples of 90 degrees and mirrors at every size that is let in (a stride must be symmetric
     about the centre of the map); otherwise interpolated, see docs/pitfalls.
     Raises: UsageError for impossible arguments, a map smaller than the kernel or on which the stride is not symmetric,
@@ -242,7 +255,7 @@ class LiftingConv2d(TiedConv2d):
                 f"LiftingConv2d: expected an image of {self.in_channels} channels, got {x.shape[1]}; "
                 "a map that is lifted already goes into GroupConv2d"
             )
-        check_steps("LiftingConv2d", x, self.extent, self.stride, self.padding)
+        self._check_steps(x)
         self._check_weight(self.weight)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import UsageError
@@ -43,6 +44,8 @@ def _exchange(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     """Replace every layer that knows its plain form, in place; a layer used twice stays one layer."""
     if module not in done:
         done[module] = module
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)  # filters written out
         own = getattr(module, "plain", None)
         if callable(own):
             done[module] = own()
