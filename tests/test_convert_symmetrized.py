@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from roteq.convert.symmetrized import TIE, Symmetrized
+from roteq.conversion.symmetrized import TIE, Symmetrized
 from roteq.errors import UsageError
 from roteq.groups import group as named_group
 from roteq.testing import assert_equivariant, equivariance_error

@@ -13,7 +13,7 @@ import roteq
 
 SOURCE = Path(roteq.__file__).parent
 ROOMS = (
-    *("_version", "errors", "files", "results", "config", "groups", "filters", "nn", "testing", "convert", "models"),
+    *("_version", "errors", "files", "results", "config", "groups", "filters", "nn", "testing", "conversion", "models"),
     *("data", "metrics", "training", "inference", "audit", "covariance", "report", "study", "slides", "app", "doctor"),
     "cli",
 )

@@ -10,10 +10,10 @@ from ._version import __version__
 
 _HOMES = {
     "Group": "groups",
-    "Symmetrized": "convert",
+    "Symmetrized": "conversion",
     "assert_equivariant": "testing",
     "audit": "audit",
-    "convert": "convert",
+    "convert": "conversion",
     "covariance": "covariance",
     "create": "models",
     "equivariance_error": "testing",

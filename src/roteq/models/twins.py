@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..convert import convert
+from ..conversion import convert
 from ..errors import UsageError, nearest
 from .baselines import LAYERS, baseline
 

@@ -75,7 +75,7 @@ def is_layer(module: nn.Module) -> bool:
         return False
     kinds = nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
     home = type(module).__module__
-    if home.startswith("roteq.nn.") or home == "roteq.convert.layers":
+    if home.startswith("roteq.nn.") or home == "roteq.conversion.layers":
         return True
     own = home.startswith("torch.nn.modules.")
     return (own and not any(True for _ in module.children())) or isinstance(module, kinds)
