@@ -70,10 +70,11 @@ class Trace:
 
 def is_layer(module: nn.Module) -> bool:
     """A module that is taken as a whole: torch's own layers, and whatever is derived from its convolutions, linear
-    maps and norms."""
+    maps, norms and pools."""
     if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         return False
-    kinds = nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
+    kinds: Any = nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
+    kinds += (nn.MaxPool2d, nn.AvgPool2d)
     home = type(module).__module__
     if home.startswith("roteq.nn.") or home == "roteq.conversion.layers":
         return True
