@@ -16,7 +16,8 @@ from ..nn import (
     RectangularGroupConv2d,
     RectangularLiftingConv2d,
 )
-from ..nn.centred import Centred, pair
+from ..nn.separable import TurnedDepthwiseConv2d
+from ..nn.steps import Centred, pair
 from .layers import LinearOfMap, MeanOverGroup, RepeatOverGroup, TiedBank, tie
 from .terms import Breaks, Place, Terms, features_in, features_out
 from .trace import Role
@@ -77,8 +78,10 @@ def _new_convolution(layer: Any, place: Place, inputs: int, outputs: int, groups
             raise Breaks(f"{place.path}: a rectangular kernel with padding_mode {layer.padding_mode!r}; use 'zeros'")
         return _new(terms, kind, inputs, outputs, layer.kernel_size, padding=padding, **options)
     square: Any = LiftingConv2d if place.role == Role.IMAGE else GroupConv2d
+    if square is GroupConv2d and groups == inputs == outputs:
+        square = TurnedDepthwiseConv2d  # its orientations mix in the 1x1 convolutions beside it, as its channels do
     options |= {"padding": same_both_ways(padding, place, "padding"), "padding_mode": layer.padding_mode}
-    options |= {"basis": terms.basis, "centred": stride > 1}
+    options |= {"basis": terms.basis, "steps": terms.steps if stride > 1 else "symmetric"}
     return _new(terms, square, inputs, outputs, layer.kernel_size[0], **options)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import GroupBatchNorm2d, GroupDropout2d, GroupInstanceNorm2d, GroupLayerNorm, GroupNorm2d
-from ..nn.centred import CentredAvgPool2d, CentredMaxPool2d, pair
+from ..nn.steps import CentredAvgPool2d, CentredMaxPool2d, TurnedSteps, pair
 from .convolutions import convolution, linear, same_both_ways
 from .layers import OnBlocks, OnOrientations, RepeatOverGroup, tie
 from .terms import Breaks, Place, Terms, features_in
@@ -91,14 +91,22 @@ def pool(layer: Any, place: Place, x: Tensor, terms: Terms) -> nn.Module:
         raise Breaks(f"{place.path}: indices of a max pool name pixels, which a turn moves; unpool with an upsampling")
     if not is_max and layer.divisor_override:
         raise Breaks(f"{place.path}: divisor_override has no counterpart")
+    for values, what in ((layer.kernel_size, "kernel"), (layer.stride, "stride"), (layer.padding, "padding")):
+        same_both_ways(values, place, what)
+    if terms.steps == "turned" and place.role == Role.FEATURE:
+        return TurnedSteps(copy.deepcopy(layer), terms.group)
+    return as_centred(layer)
+
+
+def as_centred(layer: Any) -> CentredMaxPool2d | CentredAvgPool2d:
+    """The pool with steps that are symmetric; one with a forward of its own pads by the size of the map."""
     same = type(layer).forward not in (nn.MaxPool2d.forward, nn.AvgPool2d.forward)
-    kernel = same_both_ways(layer.kernel_size, place, "kernel")
-    padding = (kernel - 1) // 2 if same else same_both_ways(layer.padding, place, "padding")
-    stride = same_both_ways(layer.stride, place, "stride")
-    ceil = layer.ceil_mode or (same and kernel % 2 == 0)
-    if is_max:
-        return CentredMaxPool2d(kernel, stride, padding, layer.dilation, ceil)
-    return CentredAvgPool2d(kernel, stride, padding, ceil, layer.count_include_pad)
+    kernel = pair(layer.kernel_size)
+    padding = ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2) if same else layer.padding
+    ceil = layer.ceil_mode or (same and kernel[0] % 2 == 0)
+    if isinstance(layer, nn.MaxPool2d):
+        return CentredMaxPool2d(layer.kernel_size, layer.stride, padding, layer.dilation, ceil)
+    return CentredAvgPool2d(layer.kernel_size, layer.stride, padding, ceil, layer.count_include_pad)
 
 
 def dropout(layer: Any, place: Place, x: Tensor, terms: Terms) -> nn.Module:

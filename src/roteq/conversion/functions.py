@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..nn.centred import CentredAvgPool2d, CentredMaxPool2d, centred, pair
+from ..nn.steps import CentredAvgPool2d, CentredMaxPool2d, centred, pair
 from .layers import fold, unfold
 
 

@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..groups import Group
-from ..nn.centred import Centred, _CentredPool2d, pair, pixels_left
 from ..nn.conv import TiedConv2d
+from ..nn.steps import Centred, CentredAvgPool2d, CentredMaxPool2d, TurnedSteps, all_left, pair
 from ..results import Exchanged
 from .build import Plan
+from .exchange import as_centred
 from .symmetrized import Symmetrized
 from .trace import Inputs, is_layer, tensors_in
 from .verify import Errors
 
+STRIDED = (TiedConv2d, CentredMaxPool2d, CentredAvgPool2d, Centred, TurnedSteps)
 NEAR = 16  # pixels: how far from the sample's size a symmetric one is looked for
 
 
@@ -83,12 +85,13 @@ def asymmetric_steps(twin: nn.Module, plan: Plan) -> dict[str, int]:
 
 
 def _left_over(module: nn.Module, x: Tensor) -> int:
-    if isinstance(module, _CentredPool2d):
-        return max(module._steps(x)[1])
-    if (isinstance(module, TiedConv2d) and not module.centred) or not isinstance(module, TiedConv2d | Centred):
-        return 0
-    steps = zip(x.shape[-2:], *(pair(v) for v in (module.extent, module.stride, module.padding)), strict=True)
-    return max(pixels_left(*sizes) for sizes in steps)
+    if isinstance(module, TurnedSteps):
+        module = as_centred(module.pool)
+    if isinstance(module, CentredMaxPool2d | CentredAvgPool2d):
+        return max(module.steps(x)[1])
+    if isinstance(module, Centred) or (isinstance(module, TiedConv2d) and module.steps != "symmetric"):
+        return max(all_left(x, pair(module.extent), pair(module.stride), pair(module.padding)))
+    return 0
 
 
 @torch.no_grad()
@@ -98,7 +101,7 @@ def symmetric_size(original: nn.Module, twin: nn.Module, plan: Plan, inputs: Inp
     height, width = pictures[0].shape[-2:]
     shadow = copy.deepcopy(original).to("meta").eval()
     steps = {
-        path: [m for m in twin.get_submodule(path).modules() if isinstance(m, TiedConv2d | _CentredPool2d | Centred)]
+        path: [module for module in twin.get_submodule(path).modules() if isinstance(module, STRIDED)]
         for path in plan.exchanges
     }
     left: list[int] = []

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..filters import default_basis
 from ..groups import Group
+from ..nn.steps import Steps, can_turn
 from .trace import Role
 from .width import Scale
 
@@ -41,6 +42,11 @@ class Terms:
     @property
     def basis(self) -> Any:
         return "pixel" if self.keep else default_basis(self.group)
+
+    @property
+    def steps(self) -> Steps:
+        """Kept weights are left the grid that they know; new ones learn on one grid for all orientations."""
+        return "turned" if self.keep and can_turn(self.group) else "centred"
 
 
 def features_in(place: Place, x: Tensor, terms: Terms, dim: int = 1) -> int:

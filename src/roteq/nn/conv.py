@@ -4,7 +4,8 @@ Source: Cohen & Welling 2016 (arXiv 1602.07576), section 6; Bekkers et al. 2018 
 """
 
 import math
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from ..errors import UsageError, nearest
 from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_bank, make_basis
 from ..groups import Group
 from ..groups import group as named_group
-from .centred import Centred, centred, pair
 from .checks import check_at_least, check_features, check_map, check_steps
 from .layout import in_layout_of, is_channels_last
+from .steps import Centred, Steps, TurnedConv2d, all_left, centred, corners, pair, turned_convolution
 from .tables import HasTables
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -55,7 +56,7 @@ class TiedConv2d(HasTables):
         *,
         group: str | Group,
         basis: Basis | None = None,
-        centred: bool = False,
+        steps: Steps = "symmetric",
     ) -> None:
         super().__init__()
         layer = type(self).__name__
@@ -83,7 +84,11 @@ class TiedConv2d(HasTables):
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding = self._same_padding() if padding == "same" else padding
         check_at_least(layer, 0, padding=self.padding)
-        self.padding_mode, self.centred = padding_mode, centred
+        if steps not in get_args(Steps):
+            raise UsageError(f"{layer}: unknown steps {steps!r}; {nearest(steps, get_args(Steps))}")
+        if steps == "turned":
+            corners(self.group)
+        self.padding_mode, self.steps = padding_mode, steps
         self.channels_last = False
         self.weight = nn.Parameter(torch.empty(self._weight_shape(filters)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -178,21 +183,25 @@ class TiedConv2d(HasTables):
         self._check_weight(self.weight)
 
     def _check_steps(self, x: Tensor) -> None:
-        check_steps(type(self).__name__, x, self.extent, 1 if self.centred else self.stride, self.padding)
+        check_steps(type(self).__name__, x, self.extent, self.stride if self.steps == "symmetric" else 1, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
             self._check_input(x)
-        if self.centred and self.stride > 1:
-            x = centred(x, *(pair(v) for v in (self.extent, self.stride, self.padding)))
+        steps = pair(self.extent), pair(self.stride), pair(self.padding)
+        if self.steps == "centred":
+            x = centred(x, *steps)
+        convolve = F.conv2d
+        if self.steps == "turned" and all_left(x, *steps) != (0, 0):
+            convolve = partial(turned_convolution, group=self.group)
         padding = self.padding
         if self.padding_mode != "zeros" and padding:
             padded = F.pad(x, [padding] * 4, mode=self.padding_mode)
             x, padding = in_layout_of(x, padded), 0  # "circular" forgets it
-        return F.conv2d(x, self.bank(), self.plain_bias(), self.stride, padding, self.dilation, self.plain_groups)
+        return convolve(x, self.bank(), self.plain_bias(), self.stride, padding, self.dilation, self.plain_groups)
 
     def plain(self) -> nn.Module:
-        """The nn.Conv2d over physical channels that computes the same."""
+        """The nn.Conv2d over physical channels that computes the same, with what its steps need around it."""
         self._check_weight(self.weight)
         bank, bias = self.bank().detach(), self.plain_bias()
         conv = nn.Conv2d(
@@ -207,9 +216,11 @@ class TiedConv2d(HasTables):
             self.padding_mode,  # type: ignore[arg-type]
             device="meta",
         )
-        twin = _with_values(conv, bank, bias).train(self.training)
-        if not self.centred or self.stride == 1:
+        twin: Any = _with_values(conv, bank, bias).train(self.training)
+        if self.stride == 1 or self.steps == "symmetric":
             return twin
+        if self.steps == "turned":
+            return TurnedConv2d(twin, self.group).train(self.training)
         return nn.Sequential(Centred(self.extent, self.stride, self.padding), twin).train(self.training)
 
     def extra_repr(self) -> str:
@@ -217,8 +228,8 @@ class TiedConv2d(HasTables):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
             f"padding_mode={self.padding_mode!r}, group={self.group.name!r}, basis={self.basis_name!r}"
-            + ", centred=True"
-            * self.centred
+            + f", steps={self.steps!r}"
+            * (self.steps != "symmetric")
         )
 
 
@@ -230,8 +241,9 @@ class LiftingConv2d(TiedConv2d):
     Shapes: (B, C_in, H, W) -> (B, C_out*|G|, H', W'), H' = (H + 2*padding - dilation*(kernel_size-1) - 1) / stride + 1
     Arguments: those of nn.Conv2d, `in_channels` physical and `out_channels` features; square kernels, and `padding` a
     number or "same". `basis`: "pixel", "disc" (pixels under SE2CNN's disc mask) or "harmonic"; None: "pixel" where all
-    elements of the group are exact (Z2, C2, C4, D1, D2, D4), else "harmonic". `centred`: where a stride is not
-    symmetric on a map, take the mean of its alignments (roteq.nn.centred) instead of refusing.
+    elements of the group are exact (Z2, C2, C4, D1, D2, D4), else "harmonic". `steps`: where a stride is not
+    symmetric about the centre of a map, "symmetric" refuses it, "centred" takes a mean of neighbours first, "turned"
+    aligns every orientation at its own corner (roteq.nn.steps).
     Exactness: exact for multiples of 90 degrees and mirrors at every size that is let in (a stride must be symmetric
     about the centre of the map); otherwise interpolated, see docs/pitfalls.
     Raises: UsageError for impossible arguments, a map smaller than the kernel or on which the stride is not symmetric,

@@ -44,8 +44,8 @@ def _exchange(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     """Replace every layer that knows its plain form, in place; a layer used twice stays one layer."""
     if module not in done:
         done[module] = module
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name)  # filters written out
+        if parametrize.is_parametrized(module):
+            _write_out(module)
         own = getattr(module, "plain", None)
         if callable(own):
             done[module] = own()
@@ -54,6 +54,21 @@ def _exchange(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
                 if child is not None:
                     setattr(module, name, _exchange(child, done))
     return done[module]
+
+
+@torch.no_grad()
+def _write_out(module: nn.Module) -> None:
+    """Keep what the parametrizations of a module compute, without them. torch's own function for this takes the
+    attribute from the class, which copies of the module share."""
+    tied: Any = module.parametrizations
+    values = {name: getattr(module, name).detach().clone() for name in tied}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        if isinstance(tied[name].original, nn.Parameter):
+            setattr(module, name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)
 
 
 @torch.no_grad()
