@@ -1,6 +1,10 @@
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from roteq.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +14,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture
+def roteq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["roteq", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return int(code or 0), captured.out, captured.err
+
+    return run

@@ -25,24 +25,6 @@ COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 TRAIN = ("model.group=C4", "model.match=channels", "train.epochs=1", "train.batch_size=8")
 
 
-@pytest.fixture
-def roteq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Roteq:
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["roteq", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return int(code or 0), captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos/{dark,light}/*.png, prepared into data, and one network trained on it in run."""

@@ -198,13 +198,12 @@ def load_adapted(net: nn.Module, state: dict[str, Tensor], where: str, *, first:
 
     state = {LEGACY_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     own = net.state_dict()
-    kernel, target = state.get(f"{first}.weight"), own[f"{first}.weight"]
-    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 3:
+    kernel, target = state.get(f"{first}.weight"), own.get(f"{first}.weight")
+    if kernel is not None and target is not None and kernel.ndim == 4 and kernel.shape[1] == 3:
         state[f"{first}.weight"] = adapt_input_conv(target.shape[1], kernel)
-    old_head = state.get(f"{head}.weight")
-    if old_head is None or old_head.shape != own[f"{head}.weight"].shape:
-        for key in (f"{head}.weight", f"{head}.bias"):
-            state[key] = own[key]
+    old_head, new_head = state.get(f"{head}.weight"), own.get(f"{head}.weight")
+    if new_head is not None and (old_head is None or old_head.shape != new_head.shape):
+        state |= {key: own[key] for key in (f"{head}.weight", f"{head}.bias") if key in own}
     counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from files older than torch 0.4.1
     missing = sorted(own.keys() - state.keys() - counters)
     unknown = sorted(state.keys() - own.keys())

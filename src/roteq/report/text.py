@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..results import AuditResult, CovarianceResult, DatasetInfo, Evaluation, Finding, Reproduction, Study
-from . import covariance, tables
+from ..results import AuditResult, Conversion, CovarianceResult, DatasetInfo, Evaluation, Finding, Reproduction, Study
+from . import conversion, covariance, tables
 from .tables import Table
 from .verdict import Verdict
 
@@ -74,6 +74,20 @@ def covariance_table(result: CovarianceResult, folder: Path) -> RenderableType:
         facts(shown | {str(folder / covariance.PAGE): "all of it"}),
         Text(),
         facts(covariance.facts(result)),
+    )
+
+
+def conversion_table(result: Conversion) -> RenderableType:
+    broken = bool(result.broken) or (bool(result.errors) and not result.exact)
+    return Group(
+        render(conversion.layers(result)),
+        Text(),
+        render(conversion.costs(result)),
+        Text(),
+        facts(conversion.facts(result)),
+        Text(),
+        Text(conversion.headline(result), style="bold red" if broken else "bold"),
+        *(Text(f"• {sentence}") for sentence in conversion.broken(result)),
     )
 
 
