@@ -181,7 +181,7 @@ def trace(
             warnings.simplefilter("ignore")
             output = model(*inputs)
     except Exception as error:
-        error.where = tracer.stack[-1] if tracer.stack else ""  # type: ignore[attr-defined]
+        error.where = next((name for name in reversed(tracer.stack) if name != "?"), "")  # type: ignore[attr-defined]
         raise
     finally:
         for hook in hooks:

@@ -110,12 +110,16 @@ def turned_convolution(
     group: Group,
 ) -> Tensor:
     """F.conv2d with a bank (C_out*|G|, ...), every orientation aligned at its own corner."""
-    parts = []
+    parts, depthwise = [], groups == x.shape[1] == len(bank)
     for flips, elements in corners(group):
         rows = torch.tensor(elements, device=bank.device)
         some = bank.unflatten(0, (-1, group.order)).index_select(1, rows).flatten(0, 1)
         shift = None if bias is None else bias.view(-1, group.order).index_select(1, rows).flatten()
-        y = F.conv2d(x.flip(flips), some.flip(flips), shift, stride, padding, dilation, groups)
+        if depthwise:
+            own = x.unflatten(1, (-1, group.order)).index_select(2, rows).flatten(1, 2)
+            y = F.conv2d(own.flip(flips), some.flip(flips), shift, stride, padding, dilation, len(some))
+        else:
+            y = F.conv2d(x.flip(flips), some.flip(flips), shift, stride, padding, dilation, groups)
         parts.append(y.flip(flips).unflatten(1, (-1, len(elements))))
     return in_order(parts, group)
 
