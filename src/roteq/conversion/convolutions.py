@@ -191,7 +191,8 @@ def _tied(layer: Any, place: Place, inputs: int, outputs: int, groups: int, term
         if name == "weight":
             tie(twin, name, raw, TiedBank(terms.group, kernel, inputs // groups))
         elif value.shape[:1] == (layer.out_channels,):
-            tie(twin, name, value.detach()[:outputs].clone(), RepeatOverGroup(terms.group, 0))
+            index = torch.arange(outputs, device=value.device) % layer.out_channels
+            tie(twin, name, value.detach()[index], RepeatOverGroup(terms.group, 0))
     if stride == 1:
         return twin
     extent = layer.dilation[0] * (kernel - 1) + 1

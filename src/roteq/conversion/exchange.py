@@ -57,7 +57,9 @@ def copy_leading(layer: nn.Module, twin: nn.Module) -> None:
     for name, own in [*twin.named_parameters(), *twin.named_buffers()]:
         if name in values and not own.is_meta:
             value = values[name].detach()
-            own.copy_(value[: len(own)] if own.ndim else value)
+            if own.ndim:
+                own, value = own[: len(value)], value[: len(own)]
+            own.copy_(value)
 
 
 @torch.no_grad()
@@ -121,7 +123,8 @@ def prelu(layer: Any, place: Place, x: Tensor, terms: Terms) -> nn.Module:
     twin = copy.deepcopy(layer)
     if layer.num_parameters > 1:
         features = features_in(place, x, terms)
-        tie(twin, "weight", layer.weight.detach()[:features].clone(), RepeatOverGroup(terms.group, 0))
+        index = torch.arange(features, device=layer.weight.device) % layer.num_parameters
+        tie(twin, "weight", layer.weight.detach()[index], RepeatOverGroup(terms.group, 0))
     return twin
 
 
