@@ -105,12 +105,16 @@ def _weights(result: Conversion) -> str:
 def _steps(result: Conversion) -> str:
     if not result.asymmetric:
         return "none to mend: all were symmetric at this size"
-    mended = plural(len(result.asymmetric), "step")
-    text = f"{mended} left pixels over on one side and became symmetric: {_names(result.asymmetric)}"
-    if not result.kept_weights:
-        return text
+    turned = any("turned" in x.after.lower() for x in result.layers if x.path in result.asymmetric)
+    text = f"{plural(len(result.asymmetric), 'step')} left pixels over on one side ({_names(result.asymmetric)}). "
     size = result.symmetric_size
     where = f"at {size[0]}x{size[1]} pixels" if size else "at a size where nothing is left over (none is near)"
+    if turned:
+        text += "Each orientation now takes them from its own corner: the average of the original stays exact, on maps "
+        return text + f"that lie a part of a step apart; they coincide {where}"
+    text += "Each now works on the mean of neighbours, and is symmetric"
+    if not result.kept_weights:
+        return text
     return f"{text}. Kept weights learnt the original's steps: the twin is its average exactly only {where}"
 
 
