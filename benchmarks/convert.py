@@ -2,10 +2,10 @@
 
     python benchmarks/convert.py [NAME ...] [--width channels] [--group p4m] [--size 224] [--batch 16] [--rounds 7]
 
-Names are those of timm. Original, twin, the twin's plain() and plain() with folded norms beside the original with folded
-norms alternate in one process; a ratio is the median over the rounds of the ratios within a round. Memory is the peak of
-a training step above what the process held before it, each in a process of its own, exact because every large block goes
-back at once (Linux only).
+Names are those of timm. Original, twin, the twin's plain(), and plain() with folded norms beside the original with
+folded norms alternate in one process; a ratio is the median over the rounds of the ratios within a round. Memory is the
+peak of a training step above what the process held before it, each in a process of its own, exact because every large
+block goes back at once (Linux only).
 """
 
 import argparse
@@ -67,11 +67,11 @@ def _compare(name: str, args: argparse.Namespace) -> None:
     folded = [plain(net, fold=images[:2]) for net in (original, twin)]
     runs = [original, twin, plain(twin), *folded]
     inference = _ratios([lambda net=net: _infer(net, images) for net in runs], args.rounds)
+    sizes = report.parameters[1] / report.parameters[0], report.flops[1] / report.flops[0]
     print(
-        f"{name} {args.width} {report.group}: convert {seconds:.1f} s, error {max(report.errors.values()):.0e}, parameters "
-        f"{report.parameters[1] / report.parameters[0]:.3f}, FLOPs {report.flops[1] / report.flops[0]:.3f}; training step "
-        f"{training[1]:.3f}; inference {inference[1]:.3f}, plain() {inference[2]:.3f}, folded "
-        f"{inference[4] / inference[3]:.3f}",
+        f"{name} {args.width} {report.group}: convert {seconds:.1f} s, error {max(report.errors.values()):.0e}, "
+        f"parameters {sizes[0]:.3f}, FLOPs {sizes[1]:.3f}; training step {training[1]:.3f}; inference "
+        f"{inference[1]:.3f}, plain() {inference[2]:.3f}, folded {inference[4] / inference[3]:.3f}",
         end="",
         flush=True,
     )
