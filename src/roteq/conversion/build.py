@@ -18,10 +18,12 @@ from .trace import LINEAR_FUNCTIONS, Call, Inputs, Role, Roles, Trace, find_role
 
 @dataclass(frozen=True)
 class Free:
-    """A parameter or buffer that no layer owns. axis: of its features; None: filters."""
+    """A parameter or buffer that no layer owns. axis: of its features; None: filters. repeat: written out for every
+    physical channel; a batch norm sees folded maps, one channel a feature."""
 
     axis: int | None
     lifting: bool = False
+    repeat: bool = True
 
 
 @dataclass
@@ -101,7 +103,7 @@ def _described(place: Place) -> str:
 
 def _add_free(plan: Plan, found: Trace, strict: bool) -> None:
     """Parameters and buffers that functions use on features."""
-    for call in found.calls:
+    for index, call in enumerate(found.calls):
         if call.module is not None:
             continue
         before = [found.nodes[n] for n in call.inputs]
@@ -110,9 +112,30 @@ def _add_free(plan: Plan, found: Trace, strict: bool) -> None:
             continue
         for position, node in enumerate(before):
             for name in node.parameters:
-                free = _free(call, position, _value(found, name), main.role, main.tensor)
+                value = _value(found, name)
+                if main.role == Role.FEATURE and _by_position(call, value, main.tensor):
+                    reason = (
+                        f"{call.path or 'the network itself'}: {call.name} with {name} {tuple(value.shape)}, which has a "
+                        "value for every position (a position embedding?) and does not turn with the picture; leave it "
+                        "out, or use roteq.Symmetrized(model, group)"
+                    )
+                    if strict:
+                        raise Breaks(reason)
+                    plan.left[name] = reason
+                if index in found.last and call.name == "linear":
+                    free = Free(1, repeat=False) if position == 1 else None  # it works on the mean over the group
+                else:
+                    free = _free(call, position, value, main.role, main.tensor)
                 if free is not None:
                     plan.free.setdefault(name, free)
+
+
+def _by_position(call: Call, value: Tensor, features: Tensor) -> bool:
+    """A parameter that differs between the pixels of the map that it is combined with."""
+    if call.name in LINEAR_FUNCTIONS or features.ndim != 4 or value.ndim < 2:
+        return False
+    rows, columns = value.shape[-2:]
+    return (rows, columns) == tuple(features.shape[-2:]) and rows * columns > 1
 
 
 def _value(found: Trace, name: str) -> Tensor:
@@ -125,7 +148,7 @@ def _free(call: Call, position: int, value: Tensor, role: Role, features: Tensor
     wide = [axis for axis, size in enumerate(value.shape) if size > 1]
     if role != Role.FEATURE or len(wide) != 1 or value.shape[wide[0]] not in (features.shape[1], features.shape[-1]):
         return None  # one number for all, or something that the verification will judge
-    return Free(wide[0])
+    return Free(wide[0], repeat=call.name != "batch_norm")
 
 
 class Pending(nn.Module):
@@ -213,6 +236,9 @@ def _tie_free(twin: nn.Module, plan: Plan, terms: Terms) -> None:
                 continue
             if raw is None:
                 raw, how = _raw(value, free, terms)
+            if not free.repeat:
+                setattr(module, name, nn.Parameter(raw) if isinstance(value, nn.Parameter) else raw)
+                continue
             tie(module, name, raw, how)
             own: Any = module.parametrizations[name]  # type: ignore[union-attr, index]
             if isinstance(value, nn.Parameter):

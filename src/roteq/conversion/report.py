@@ -39,10 +39,11 @@ def _worst(errors: dict[str, float | None], path: str) -> float | None:
 
 def unused_layers(original: nn.Module, plan: Plan) -> tuple[str, ...]:
     """Layers with weights that no run on the sample reached."""
+    reached = {call.path for found in plan.traced for call in found.calls if call.module is not None}
     return tuple(
         name
         for name, module in original.named_modules()
-        if is_layer(module) and name not in plan.places and any(True for _ in module.parameters())
+        if is_layer(module) and name not in reached and any(True for _ in module.parameters())
     )
 
 

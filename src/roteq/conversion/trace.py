@@ -23,7 +23,7 @@ Inputs = tuple[Any, ...]
 class Role(IntEnum):
     """What a tensor is to the group; an operation's result has the highest role of its inputs."""
 
-    CONSTANT = 0  # does not depend on the input
+    CONSTANT = 0  # does not depend on a picture
     IMAGE = 1  # the picture, or what was made of it before any convolution: trivial representation
     FEATURE = 2  # behind a convolution: regular representation
     ANSWER = 3  # behind the last linear map: trivial representation again
@@ -63,6 +63,7 @@ class Trace:
     outputs: list[int] = field(default_factory=list)
     output: Any = None
     learnt: frozenset[str] = frozenset()  # names of the parameters
+    last: set[int] = field(default_factory=set)  # indices of the last linear maps (`find_roles`)
 
     def tensor(self, number: int) -> Tensor:
         return self.nodes[number].tensor
@@ -206,14 +207,15 @@ class Roles:
 
 def find_roles(found: Trace) -> Roles:
     """Fill in role, grid and parameters of every node."""
-    for number in found.inputs:
-        found.nodes[number].role = Role.IMAGE
+    for number in found.inputs:  # a vector is not turned
+        found.nodes[number].role = Role.IMAGE if found.tensor(number).ndim == 4 else Role.CONSTANT
     for call in found.calls:  # what is made of parameters alone
         before = [found.nodes[n] for n in call.inputs]
         if before and all(node.parameters for node in before):
             for number in call.outputs:
                 found.nodes[number].parameters = frozenset().union(*(node.parameters for node in before))
     last = _last_linear_maps(found)
+    found.last = {index for index, is_last in last.items() if is_last}
     pools = {_where_to_pool(found, index) for index, is_last in last.items() if is_last}
     for index, call in enumerate(found.calls):
         before = [found.nodes[n] for n in call.inputs]
