@@ -115,9 +115,9 @@ def _add_free(plan: Plan, found: Trace, strict: bool) -> None:
                 value = _value(found, name)
                 if main.role == Role.FEATURE and _by_position(call, value, main.tensor):
                     reason = (
-                        f"{call.path or 'the network itself'}: {call.name} with {name} {tuple(value.shape)}, which has a "
-                        "value for every position (a position embedding?) and does not turn with the picture; leave it "
-                        "out, or use roteq.Symmetrized(model, group)"
+                        f"{call.path or 'the network itself'}: {call.name} with {name} {tuple(value.shape)}, which has "
+                        "a value for every position (a position embedding?) and does not turn with the picture; leave "
+                        "it out, or use roteq.Symmetrized(model, group)"
                     )
                     if strict:
                         raise Breaks(reason)

@@ -4,36 +4,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..nn.steps import CentredAvgPool2d, CentredMaxPool2d, centred, pair
+from ..groups import group as named_group
+from ..nn.steps import TurnedSteps, all_left, centred, pair, turned_convolution
+from .exchange import as_centred
 from .layers import fold, unfold
 
 
-def max_pool2d(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    return CentredMaxPool2d(kernel_size, stride, padding, dilation, ceil_mode)(x)
+def max_pool2d(x: Tensor, *args: Any, turned: str | None = None, **kwargs: Any) -> Tensor:
+    return _pool(nn.MaxPool2d, x, args, kwargs, turned)
 
 
-def avg_pool2d(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: None = None,
-) -> Tensor:
-    return CentredAvgPool2d(kernel_size, stride, padding, ceil_mode, count_include_pad)(x)
+def avg_pool2d(x: Tensor, *args: Any, turned: str | None = None, **kwargs: Any) -> Tensor:
+    return _pool(nn.AvgPool2d, x, args, kwargs, turned)
+
+
+def _pool(kind: type[nn.Module], x: Tensor, args: Any, kwargs: dict[str, Any], turned: str | None) -> Tensor:
+    pool = kind(*args, **kwargs)
+    return as_centred(pool)(x) if turned is None else TurnedSteps(pool, turned)(x)
 
 
 def conv2d(
@@ -44,11 +35,26 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    turned: str | None = None,
 ) -> Tensor:
-    extent = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], pair(dilation), strict=True)]
-    if not isinstance(padding, str):
-        x = centred(x, (extent[0], extent[1]), pair(stride), pair(padding))
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if isinstance(padding, str) or pair(stride) == (1, 1):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    rows, columns = (d * (k - 1) + 1 for k, d in zip(weight.shape[2:], pair(dilation), strict=True))
+    steps = (rows, columns), pair(stride), pair(padding)
+    if turned is not None and all_left(x, *steps) != (0, 0):
+        group = named_group(turned)
+        return turned_convolution(x, weight, bias, stride, padding, dilation, groups, group=group)
+    return F.conv2d(centred(x, *steps), weight, bias, stride, padding, dilation, groups)
+
+
+def last_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order: int) -> Tensor:
+    """The last linear map, of the mean over the group."""
+    return F.linear(x.unflatten(-1, (-1, order)).mean(-1), weight, bias)
+
+
+def mean_over_group(x: Tensor, order: int) -> Tensor:
+    return x.unflatten(1, (-1, order)).mean(2)
 
 
 def batch_norm(x: Tensor, *args: Any, order: int, **kwargs: Any) -> Tensor:

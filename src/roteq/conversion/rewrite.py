@@ -5,6 +5,7 @@ Only the forward of that one module is captured (torch.fx), its children stay as
 `print(twin.get_submodule(path).code)`.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -32,13 +33,35 @@ class _OneForward(fx.Tracer):
         return True
 
 
-def rewrite(module: nn.Module, path: str, group: Group, inputs: tuple[Any, ...], found: Trace, level: int) -> nn.Module:
+class _Rewritten(fx.GraphModule):
+    """Copied as it is: GraphModule copies what its graph names, and finds no parametrized tensors."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Rewritten":
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update((key, copy.deepcopy(value, memo)) for key, value in vars(self).items())
+        return twin
+
+
+def rewrite(
+    module: nn.Module, path: str, group: Group, inputs: tuple[Any, ...], found: Trace, level: int, turned: bool
+) -> nn.Module:
     """The module with a rewritten forward. `inputs`: an example, as the original sees it. `level`: FUNCTIONS exchanges
     steps, norms and joins; SCALED also the numbers of channels in splits and slices; FOLDED also lets shuffles and
-    splits move whole blocks.
+    splits move whole blocks. `turned`: strided steps are aligned at a corner of every orientation
+    (roteq.nn.steps), else centred.
 
     Raises: Breaks if its forward cannot be captured.
     """
+    module = _with_class_forward(module)
+    taken = [
+        name for name in (*module._modules, *module._parameters, *module._buffers) if hasattr(fx.GraphModule, name)
+    ]
+    taken += [name for name in ("meta",) if hasattr(module, name)]
+    if taken:
+        raise Breaks(
+            f"{path or type(module).__name__}: its forward has to be rewritten, and torch.fx keeps the name "
+            f"{taken[0]!r} for itself; call that attribute something else"
+        )
     try:
         graph = _OneForward().trace(module)
     except Exception as error:
@@ -46,11 +69,11 @@ def rewrite(module: nn.Module, path: str, group: Group, inputs: tuple[Any, ...],
             f"{path or type(module).__name__}: its forward calls functions that have to be exchanged, and cannot be "
             f"captured ({str(error).splitlines()[0]}); make them layers of their own (nn.MaxPool2d, nn.ChannelShuffle)"
         ) from error
-    twin = fx.GraphModule(module, graph, type(module).__name__)
+    twin = _Rewritten(module, graph, type(module).__name__)
     twin.train(module.training)
     shapes = _shapes(twin, inputs)
     calls = [call for call in found.calls if call.module is None and call.path == path]
-    _exchange_functions(twin, group, shapes, calls, found)
+    _exchange_functions(twin, group, shapes, calls, found, turned)
     if level >= SCALED:
         for node in list(twin.graph.nodes):
             _scale(node, shapes)
@@ -59,7 +82,19 @@ def rewrite(module: nn.Module, path: str, group: Group, inputs: tuple[Any, ...],
     twin.graph.eliminate_dead_code()
     twin.graph.lint()
     twin.recompile()
+    del type(twin).__call__  # prints every error, even one that is handled; nn.Module has its own
     return twin
+
+
+def _with_class_forward(module: nn.Module) -> nn.Module:
+    """Some modules choose their forward when they are made; torch.fx looks at the class."""
+    own = vars(module).get("forward")
+    if own is None:
+        return module
+    module = copy.copy(module)
+    del module.forward
+    module.__class__ = type(type(module).__name__, (type(module),), {"forward": own.__func__})
+    return module
 
 
 def name_of(node: fx.Node) -> str:
@@ -87,7 +122,7 @@ def _shapes(module: fx.GraphModule, inputs: tuple[Any, ...]) -> dict[fx.Node, An
 
 
 def _exchange_functions(
-    twin: fx.GraphModule, group: Group, shapes: dict[fx.Node, Any], calls: list[Any], found: Trace
+    twin: fx.GraphModule, group: Group, shapes: dict[fx.Node, Any], calls: list[Any], found: Trace, turned: bool
 ) -> None:
     exchanged: dict[str, Callable[..., Any]] = {
         "max_pool2d": functions.max_pool2d,
@@ -95,11 +130,25 @@ def _exchange_functions(
         "conv2d": functions.conv2d,
     }
     cats = [call for call in calls if call.name in ("cat", "concat", "concatenate")]
+    last = {id(found.calls[index]) for index in found.last}
+    linear = iter([id(call) in last for call in calls if call.name in ("linear", "conv2d")])
+    strided = iter([found.nodes[call.inputs[0]].role for call in calls if call.name in exchanged])
     position = 0
     for node in list(twin.graph.nodes):
         name = name_of(node)
-        if name in exchanged:
+        is_last = name in ("linear", "conv2d") and next(linear, False)
+        if name == "linear" and is_last:
+            node.target = functions.last_linear
+            node.kwargs = {**node.kwargs, "order": group.order}
+        elif name in exchanged:
             node.op, node.target = "call_function", exchanged[name]
+            role = next(strided, Role.IMAGE)
+            if turned and (role == Role.FEATURE or name == "conv2d"):
+                node.kwargs = {**node.kwargs, "turned": group.name}
+            if is_last:
+                with twin.graph.inserting_after(node):
+                    pooled = twin.graph.call_function(functions.mean_over_group, (node, group.order))
+                node.replace_all_uses_with(pooled, lambda user, pooled=pooled: user is not pooled)
         elif name == "batch_norm":
             node.target = functions.batch_norm
             node.kwargs = {**node.kwargs, "order": group.order}

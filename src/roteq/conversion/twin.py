@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..groups import Group
 from ..groups import group as named_group
+from ..nn.steps import can_turn
 from ..results import Conversion
 from . import report
 from .build import Plan, build, make_plan, substitute
@@ -221,10 +222,14 @@ class _Work:
             if type(module) is kind and runs:
                 self._rewrite(other, min(FOLDED, self.rewritten.get(other, FUNCTIONS) + 1))
 
+    @property
+    def _turned(self) -> bool:
+        return self.width == "features" and can_turn(self.group)
+
     def _rewrite(self, path: str, level: int) -> None:
         module = self.original.get_submodule(path)
         example = _example(self.original, path, self.inputs)
-        twin = rewrite(module, path, self.group, example, self.plan.traced[0], level)
+        twin = rewrite(module, path, self.group, example, self.plan.traced[0], level, self._turned)
         old = self.model.get_submodule(path)
         for name, child in old._modules.items():  # children may be rewritten already
             if name in twin._modules:
@@ -236,9 +241,11 @@ class _Work:
         """The twin at the width asked for. Widths in proportion come last: they suit every split, but few numbers."""
         keep = self.width == "features"
         parts = _parts(self.plan)
-        scales = [Scale(1.0)] if keep else [Scale(self.factor, bases) for bases in ((), (2,), (4,), parts)]
+        scales = [Scale(1.0)]
         if not keep:
-            scales.append(Scale(self.factor, (math.gcd(*_channels(self.original)),)))
+            common = math.gcd(*_channels(self.original))
+            scales = [Scale(self.factor, unit) for unit in (1, 2, 4)]
+            scales += [Scale(self.factor, 1, parts), Scale(self.factor, 1, (common,))]
         failure: Exception | None = None
         for scale in scales:
             terms = Terms(self.group, scale, keep, self.inputs[0].device)
@@ -263,7 +270,7 @@ class _Work:
             if min(found) < 0.005:
                 break
             factor = terms.scale.factor * (target / trial) ** 0.5
-            terms = Terms(self.group, Scale(factor, terms.scale.bases), terms.keep, terms.device)
+            terms = Terms(self.group, replace(terms.scale, factor=factor), terms.keep, terms.device)
         return found[min(found)]
 
     def _parameters_of(self, terms: Terms) -> int:
@@ -305,7 +312,7 @@ def _paths_to_rewrite(plan: Plan) -> dict[str, int]:
     channels, and how far they are to be rewritten."""
     paths: dict[str, int] = {}
     for found in plan.traced:
-        for call in found.calls:
+        for index, call in enumerate(found.calls):
             roles = [found.nodes[n].role for n in call.inputs]
             if call.module is not None or max(roles, default=0) not in (Role.IMAGE, Role.FEATURE):
                 continue
@@ -313,7 +320,7 @@ def _paths_to_rewrite(plan: Plan) -> dict[str, int]:
             pools = call.name in ("max_pool2d", "avg_pool2d", "conv2d") and after.shape[-1] < before.shape[-1] - 2
             mixed = call.name in ("cat", "concat") and Role.FEATURE in roles and min(roles) < Role.FEATURE
             cuts = call.name in ("split", "__getitem__", "narrow", "split_with_sizes") and Role.FEATURE in roles
-            if pools or mixed or (call.name == "batch_norm" and Role.FEATURE in roles):
+            if pools or mixed or index in found.last or (call.name == "batch_norm" and Role.FEATURE in roles):
                 paths.setdefault(call.path, FUNCTIONS)
             elif cuts and before.ndim == after.ndim == 4 and before.shape[2:] == after.shape[2:]:
                 paths[call.path] = SCALED

@@ -12,14 +12,16 @@ NAMES = ("parameters", "channels", "features")
 
 @dataclass(frozen=True)
 class Scale:
-    """features(C) = C * factor, rounded. Multiples of a base stay in proportion: parts add up to their whole."""
+    """features(C) = C * factor, rounded to multiples of `unit`. Multiples of a base stay in proportion: parts add up to
+    their whole."""
 
     factor: float
+    unit: int = 1
     bases: tuple[int, ...] = ()  # ascending
 
     def features(self, channels: int) -> int:
         base = next((base for base in self.bases if channels % base == 0), channels)
-        return channels // base * max(1, round(base * self.factor))
+        return channels // base * max(1, round(base * self.factor / self.unit) * self.unit)
 
 
 def first_factor(width: Width, group: Group) -> float:
