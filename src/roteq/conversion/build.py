@@ -162,7 +162,9 @@ class Pending(nn.Module):
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         if self.built is None:
             x = next(value for value in [*inputs, *kwargs.values()] if isinstance(value, Tensor))
-            twin = self.make(x)
+            twin, own = self.make(x), next(self.layer.parameters(), None)
+            if own is not None:
+                twin = twin.to(own.device, own.dtype)
             self.built = twin if self.pool is None else nn.Sequential(twin, self.pool)
         return self.built.eval()(*inputs, **kwargs)  # no statistics are gathered now
 

@@ -126,6 +126,8 @@ class _Work:
                 where = getattr(error, "where", "")
                 blamed = self._rewritable(where)
                 if blamed is None or rounds == ROUNDS:
+                    if errors is not None:
+                        break  # rewriting did not help: what was measured before it stands
                     raise Breaks(
                         f"{where or 'the network itself'}: failed on features of {self.group.name}: "
                         f"{_first_line(error)}; a number of channels is written into its code, perhaps: take it from "
