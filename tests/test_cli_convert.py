@@ -18,6 +18,7 @@ from roteq import convert, group
 from roteq.errors import RoteqError, UsageError
 from roteq.files import load_json
 from roteq.models import export
+from roteq.models.baselines import load_adapted
 from roteq.models.named import named
 from roteq.report import conversion
 from roteq.report.text import conversion_table
@@ -325,6 +326,11 @@ def test_a_head_without_bias_or_no_head_at_all_takes_weights(tmp_path: Path) -> 
     torch.save({"0.weight": torch.ones(7, 3, 3, 3)}, tmp_path / "trained.pth")
     found = named(f"{tmp_path / 'bare.py'}:bare", weights=tmp_path / "trained.pth", trust=True)
     assert found.note == "0: the weights are for 7 classes, this network has 4; drawn anew"
+
+
+def test_a_head_that_only_the_file_has_is_unknown() -> None:
+    with pytest.raises(UsageError, match=r"a file: a checkpoint of another model: 1 unknown \(fc.weight\)"):
+        load_adapted(nn.ReLU(), {"fc.weight": torch.zeros(2, 3)}, "a file", first="", head="fc")
 
 
 def test_nothing_is_downloaded_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
