@@ -239,12 +239,13 @@ def _tie_free(twin: nn.Module, plan: Plan, terms: Terms) -> None:
             if raw is None:
                 raw, how = _raw(value, free, terms)
             if not free.repeat:
-                setattr(module, name, nn.Parameter(raw) if isinstance(value, nn.Parameter) else raw)
+                setattr(module, name, nn.Parameter(raw, value.requires_grad) if isinstance(value, nn.Parameter) else raw)
                 continue
             tie(module, name, raw, how)
             own: Any = module.parametrizations[name]  # type: ignore[union-attr, index]
             if isinstance(value, nn.Parameter):
                 raw = own.original = raw if isinstance(raw, nn.Parameter) else own.original
+                raw.requires_grad_(value.requires_grad)
 
 
 @torch.no_grad()

@@ -61,6 +61,28 @@ def batch_norm(x: Tensor, *args: Any, order: int, **kwargs: Any) -> Tensor:
     return unfold(F.batch_norm(fold(x, order), *args, **kwargs), order)
 
 
+class BatchNorm(nn.Module):
+    """F.batch_norm whose `training` is the module's mode."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        rest: Any = (running_mean, running_var, weight, bias, self.training, momentum, eps)
+        return batch_norm(x, *rest, order=self.order)
+
+
 def cat(tensors: Sequence[Tensor], dim: int = 0, *, order: int, regular: Sequence[bool]) -> Tensor:
     """Concatenate features; what does not depend on the element is repeated for each."""
     parts = [

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from ..groups import Group
 from . import functions
 from .terms import Breaks
-from .trace import Role, Trace
+from .trace import Role, Trace, training_mode
 
 RESHAPES = (
     *("view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "chunk", "split", "narrow"),
@@ -73,7 +73,7 @@ def rewrite(
     twin.train(module.training)
     shapes = _shapes(twin, inputs)
     calls = [call for call in found.calls if call.module is None and call.path == path]
-    _exchange_functions(twin, group, shapes, calls, found, turned)
+    _exchange_functions(twin, module, group, shapes, calls, found, turned)
     if level >= SCALED:
         for node in list(twin.graph.nodes):
             _scale(node, shapes)
@@ -122,7 +122,13 @@ def _shapes(module: fx.GraphModule, inputs: tuple[Any, ...]) -> dict[fx.Node, An
 
 
 def _exchange_functions(
-    twin: fx.GraphModule, group: Group, shapes: dict[fx.Node, Any], calls: list[Any], found: Trace, turned: bool
+    twin: fx.GraphModule,
+    module: nn.Module,
+    group: Group,
+    shapes: dict[fx.Node, Any],
+    calls: list[Any],
+    found: Trace,
+    turned: bool,
 ) -> None:
     exchanged: dict[str, Callable[..., Any]] = {
         "max_pool2d": functions.max_pool2d,
@@ -133,6 +139,7 @@ def _exchange_functions(
     last = {id(found.calls[index]) for index in found.last}
     linear = iter([id(call) in last for call in calls if call.name in ("linear", "conv2d")])
     strided = iter([found.nodes[call.inputs[0]].role for call in calls if call.name in exchanged])
+    norms = iter(_follow_training(module, twin.graph))
     position = 0
     for node in list(twin.graph.nodes):
         name = name_of(node)
@@ -150,8 +157,7 @@ def _exchange_functions(
                     pooled = twin.graph.call_function(functions.mean_over_group, (node, group.order))
                 node.replace_all_uses_with(pooled, lambda user, pooled=pooled: user is not pooled)
         elif name == "batch_norm":
-            node.target = functions.batch_norm
-            node.kwargs = {**node.kwargs, "order": group.order}
+            _as_batch_norm(twin, node, group, follows=next(norms))
         elif name in ("dropout", "dropout2d") and node.op == "call_function":
             _as_dropout(twin, node, name)
         elif name in ("cat", "concat", "concatenate"):
@@ -163,6 +169,29 @@ def _exchange_functions(
                     regular = [role == Role.FEATURE for role in roles]
                     node.kwargs = {**node.kwargs, "order": group.order, "regular": regular}
             position += 1
+
+
+def _follow_training(module: nn.Module, captured: fx.Graph) -> list[bool]:
+    """Of every functional batch norm, in order: does it read the module's mode? Then what was captured in evaluation
+    mode says nothing about training."""
+    found = []
+    for training in (False, True):
+        with training_mode(module, training):
+            try:
+                nodes = _OneForward().trace(module).nodes
+            except Exception:
+                nodes = captured.nodes
+        norms = [node for node in nodes if name_of(node) == "batch_norm"]
+        found.append([node.kwargs.get("training", node.args[5] if len(node.args) > 5 else False) for node in norms])
+    return [a != b for a, b in zip(*found, strict=True)] if len(found[0]) == len(found[1]) else [True] * len(found[0])
+
+
+def _as_batch_norm(twin: fx.GraphModule, node: fx.Node, group: Group, follows: bool) -> None:
+    if not follows:
+        node.target, node.kwargs = functions.batch_norm, {**node.kwargs, "order": group.order}
+        return
+    twin.add_submodule(f"{node.name}_of_features", functions.BatchNorm(group.order))
+    node.op, node.target = "call_module", f"{node.name}_of_features"
 
 
 def _as_dropout(twin: fx.GraphModule, node: fx.Node, name: str) -> None:
