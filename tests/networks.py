@@ -1,5 +1,8 @@
 """Every network of the registry in a small form: what the sweeps of the tests run over."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 
@@ -26,6 +29,7 @@ NETWORKS = {  # name -> (model, options, channels, side of the picture)
     "se2cnn C8 harmonic": ("se2cnn", {"group": "C8", "basis": "harmonic", "width": 2}, 3, 36),
     "se2cnn D4": ("se2cnn", {"group": "D4"}, 3, 33),
     "se2cnn_study": ("se2cnn_study", {}, 1, 36),
+    "twin resnet18 p4": ("twin", {"of": "resnet18", "group": "p4", "width": 0.1}, 3, 64),
     "z2cnn": ("z2cnn", {"width": 4}, 1, 29),
 }
 HEAVY = ("resnet50", "densenet121", "alexnet")
@@ -47,10 +51,17 @@ def images(name, n=4):
     return torch.randn(n, channels, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def untrained(name):
+def made(name):
     torch.manual_seed(0)
     model, options, channels, _ = NETWORKS[name]
     return create(model, in_channels=channels, num_classes=4, **options)
+
+
+made_once = cache(made)
+
+
+def untrained(name):
+    return copy.deepcopy(made_once(name)) if NETWORKS[name][0] == "twin" else made(name)  # a conversion takes seconds
 
 
 def trained(name):
