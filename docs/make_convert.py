@@ -32,8 +32,12 @@ TORCHVISION = {  # name -> side of the picture
         ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"), 224
     ),
     **dict.fromkeys(("regnet_y_400mf", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet", "mnasnet1_0"), 224),
-    "inception_v3": 299, "fcn_resnet50": 224, "deeplabv3_resnet50": 224, "lraspp_mobilenet_v3_large": 224,
-    "vit_b_16": 224, "swin_t": 224,
+    "inception_v3": 299,
+    "fcn_resnet50": 224,
+    "deeplabv3_resnet50": 224,
+    "lraspp_mobilenet_v3_large": 224,
+    "vit_b_16": 224,
+    "swin_t": 224,
 }
 REASONS = {  # what a message says -> the group of reasons it belongs to
     "attention": "attention between positions (use `roteq.Symmetrized`)",

@@ -19,9 +19,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from roteq.conversion.layers import MeanOverGroup
 from roteq.models import MODELS, create
 from roteq.nn import GroupConv2d, GroupPool, LiftingConv2d, plain
 from roteq.nn.pool import _SymmetricPool2d
+from roteq.nn.steps import _CentredPool2d
 from roteq.report.svg import INK, LOOKS, drawn, to_svg
 
 OUT = Path(__file__).parent / "figures" / "networks"
@@ -41,6 +43,7 @@ NETWORKS = {  # as published where that says something, else as they are by defa
     "se2_pcam": ({"group": "C8"}, 3, 2, 88),
     "se2cnn": ({"group": "C12"}, 3, 2, 36),
     "se2cnn_study": ({}, 1, 2, 36),
+    "twin": ({"group": "p4m"}, 3, 2, 224),
     "z2cnn": ({}, 1, 10, 28),
 }
 BLUE, ORANGE, GREEN, PINK = (look.color for look in LOOKS[:4])
@@ -90,12 +93,13 @@ def steps(name: str) -> list[Step]:
         shape = y.shape
         if isinstance(layer, LiftingConv2d | GroupConv2d):
             order[0] = layer.group.order
-        if isinstance(layer, GroupPool) or (isinstance(layer, nn.Conv2d) and order[0] > 1):
+        if isinstance(layer, GroupPool | MeanOverGroup) or (isinstance(layer, nn.Conv2d) and order[0] > 1):
             order[0] = 1
         side = shape[-1] if y.ndim == 4 else 0
         if words(layer) == "pool" and side == found[-1].side:  # of a shortcut, beside what was drawn
             return
-        invariant = any(isinstance(m, GroupPool) for m in net.modules()) and any(s.order > 1 for s in found)
+        pools = any(isinstance(m, GroupPool | MeanOverGroup) for m in net.modules())
+        invariant = pools and any(s.order > 1 for s in found)
         kind = "features on the group" if order[0] > 1 else "invariant" if invariant else "plain features"
         found.append(Step(words(layer), side, shape[1] // order[0], order[0], kind))
 
@@ -116,7 +120,9 @@ def words(layer: nn.Module) -> str:
         return f"conv {kernel(layer)}"
     if isinstance(layer, GroupPool):
         return f"{layer.mode} over {layer.group.name}" if layer.group.order > 1 else ""
-    if isinstance(layer, _SymmetricPool2d | nn.MaxPool2d | nn.AvgPool2d):
+    if isinstance(layer, MeanOverGroup):
+        return f"mean over {layer.group.name}"
+    if isinstance(layer, _SymmetricPool2d | _CentredPool2d | nn.MaxPool2d | nn.AvgPool2d):
         return "pool"
     return "linear" if isinstance(layer, nn.Linear) else ""
 

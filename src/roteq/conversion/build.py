@@ -239,7 +239,8 @@ def _tie_free(twin: nn.Module, plan: Plan, terms: Terms) -> None:
             if raw is None:
                 raw, how = _raw(value, free, terms)
             if not free.repeat:
-                setattr(module, name, nn.Parameter(raw, value.requires_grad) if isinstance(value, nn.Parameter) else raw)
+                learnt = isinstance(value, nn.Parameter)
+                setattr(module, name, nn.Parameter(raw, value.requires_grad) if learnt else raw)
                 continue
             tie(module, name, raw, how)
             own: Any = module.parametrizations[name]  # type: ignore[union-attr, index]

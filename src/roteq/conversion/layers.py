@@ -63,13 +63,13 @@ class MeanOverGroup(nn.Module):
 
     def __init__(self, group: Group, dim: int = 1) -> None:
         super().__init__()
-        self.order, self.dim = group.order, dim
+        self.group, self.dim = group, dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(self.dim, (-1, self.order)).mean(self.dim + (self.dim >= 0))
+        return x.unflatten(self.dim, (-1, self.group.order)).mean(self.dim + (self.dim >= 0))
 
     def extra_repr(self) -> str:
-        return f"|G|={self.order}, dim={self.dim}"
+        return f"{self.group.name!r}, dim={self.dim}"
 
 
 class LinearOfMap(nn.Module):

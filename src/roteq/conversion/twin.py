@@ -47,8 +47,8 @@ def convert(
     cost), "features" (each channel becomes a feature, |G| times as many channels; keeps the weights), or features per
     channel.
     With "features" every filter goes to the identity of its group filter: before any training the twin is the average
-    of the original over the group, exactly where the original's steps are symmetric (the report names sizes at which
-    they are). Otherwise weights are drawn anew, in the original's proportions.
+    of the original over the group, exactly for exact elements and at every size (the report measures it). Otherwise
+    weights are drawn anew, in the original's proportions.
     strict=False: operations that break equivariance are left and named in the report.
 
     Returns: the twin, in the original's mode; `twin.conversion` is the report (roteq.results.Conversion). `nn.plain`
