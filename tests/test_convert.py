@@ -88,7 +88,7 @@ def test_the_public_check_of_all_elements_agrees(name, width):
     assert_equivariant(twin_of(name, group, width), group, x, output=output_of(name))
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_nfnet"])
+@pytest.mark.parametrize("name", ["test_efficientnet", pytest.param("test_nfnet", marks=pytest.mark.slow)])
 def test_networks_of_timm_become_exact(name):
     net = made(lambda: timm.create_model(name, num_classes=4))
     twin = convert(net, "p4", sample=torch.zeros(1, 3, 33, 33), width="channels")
@@ -364,7 +364,7 @@ def test_plain_computes_the_same_and_has_no_tied_filters(name, width):
         assert_close(left(x), twin(x), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "width"), [("residual", "features"), ("shuffled by hand", 0.5)])
+@pytest.mark.parametrize(("name", "width"), [("grouped", "features"), ("shuffled by hand", 0.5)])
 def test_what_leaves_exports_and_runs_elsewhere(name, width):
     _, x = network(name)
     twin = twin_of(name, "p4m", width).eval()
@@ -378,7 +378,7 @@ def test_what_leaves_exports_and_runs_elsewhere(name, width):
     assert_close(torch.from_numpy(found), twin(x).detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["residual", "cut by numbers", "standardised filters"])
+@pytest.mark.parametrize("name", ["grouped", "cut by numbers", "standardised filters"])
 def test_twins_compile_and_are_copied(name):
     torch.compiler.reset()
     _, x = network(name)
