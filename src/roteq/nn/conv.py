@@ -15,7 +15,7 @@ from ..errors import UsageError, nearest
 from ..filters import Basis, bank_placement, default_basis, group_bank, lifting_bank, make_basis
 from ..groups import Group
 from ..groups import group as named_group
-from .checks import check_at_least, check_features, check_map, check_steps
+from .checks import check_at_least, check_features, check_finite, check_map, check_steps
 from .layout import in_layout_of, is_channels_last
 from .steps import Centred, Steps, TurnedConv2d, all_left, centred, corners, pair, turned_convolution
 from .tables import HasTables
@@ -130,25 +130,10 @@ class TiedConv2d(HasTables):
         return self.turned_filters.transpose(0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        self._check_weight(state_dict.get(prefix + "weight", self.weight))
+        check_finite(type(self).__name__, state_dict.get(prefix + "weight", self.weight))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if (self.basis.device, self.basis.dtype) != (self.weight.device, self.weight.dtype):  # loaded with assign=True
             self._register_tables()
-
-    def _check_weight(self, weight: Tensor) -> None:
-        """Refuse NaN and infinity where looking is cheap: on the CPU. (On a GPU it would wait for the device.)"""
-        if weight.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
-        try:
-            finite = math.isfinite(weight.detach().sum())
-        except RuntimeError:  # a fake tensor, or one inside vmap, has no value to look at
-            return
-        if not finite and not weight.isfinite().all():
-            bad = int((~weight.isfinite()).sum())
-            raise UsageError(
-                f"{type(self).__name__}: expected finite weights, got {bad} of {weight.numel()} NaN or infinite; "
-                "did the training diverge? Load an earlier checkpoint"
-            )
 
     def _weight_shape(self, filters: int) -> tuple[int, ...]:
         raise NotImplementedError
@@ -180,7 +165,7 @@ class TiedConv2d(HasTables):
     def _check_input(self, x: Tensor) -> None:
         check_features(type(self).__name__, x, self.in_channels, self.group)
         self._check_steps(x)
-        self._check_weight(self.weight)
+        check_finite(type(self).__name__, self.weight)
 
     def _check_steps(self, x: Tensor) -> None:
         check_steps(type(self).__name__, x, self.extent, self.stride if self.steps == "symmetric" else 1, self.padding)
@@ -202,7 +187,7 @@ class TiedConv2d(HasTables):
 
     def plain(self) -> nn.Module:
         """The nn.Conv2d over physical channels that computes the same, with what its steps need around it."""
-        self._check_weight(self.weight)
+        check_finite(type(self).__name__, self.weight)
         bank, bias = self.bank().detach(), self.plain_bias()
         conv = nn.Conv2d(
             bank.shape[1] * self.plain_groups,
@@ -268,7 +253,7 @@ class LiftingConv2d(TiedConv2d):
                 "a map that is lifted already goes into GroupConv2d"
             )
         self._check_steps(x)
-        self._check_weight(self.weight)
+        check_finite(type(self).__name__, self.weight)
 
 
 class GroupConv2d(TiedConv2d):
@@ -331,7 +316,7 @@ class GroupConvTranspose2d(GroupConv2d):
                     f"GroupConvTranspose2d: expected a map that padding {self.padding} leaves pixels of, "
                     f"got {x.shape[-2]}x{x.shape[-1]}"
                 )
-        self._check_weight(self.weight)
+        check_finite(type(self).__name__, self.weight)
 
     def transposed_bank(self) -> Tensor:
         """The bank as conv_transpose2d wants it: (physical channels in, physical out / groups, k, k)."""
@@ -353,7 +338,7 @@ class GroupConvTranspose2d(GroupConv2d):
 
     def plain(self) -> nn.Module:
         """The nn.ConvTranspose2d over physical channels that computes the same."""
-        self._check_weight(self.weight)
+        check_finite(type(self).__name__, self.weight)
         bank, bias = self.transposed_bank().detach(), self.plain_bias()
         conv = nn.ConvTranspose2d(
             bank.shape[0],
