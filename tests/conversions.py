@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from timm.layers import Conv2dSame, StdConv2d, StdConv2dSame
+from timm.layers import Conv2dSame, GroupNorm1, StdConv2d, StdConv2dSame
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.nn import functional as F
@@ -185,6 +185,7 @@ class UNet(nn.Module):
 CLASSIFIERS = {  # name -> (network, side of the picture)
     "residual": (resnet, 20),
     "group norm": (lambda: resnet(lambda c: nn.GroupNorm(4, c)), 20),
+    "group norm of another library": (lambda: resnet(GroupNorm1), 20),
     "instance norm": (lambda: resnet(lambda c: nn.InstanceNorm2d(c, affine=True)), 32),
     "instance norm with statistics": (lambda: resnet(lambda c: nn.InstanceNorm2d(c, track_running_stats=True)), 32),
     "depthwise, squeeze and excitation": (mobilenet, 20),
@@ -205,7 +206,7 @@ CLASSIFIERS = {  # name -> (network, side of the picture)
         lambda: nn.Sequential(StdConv2d(3, 8, 3, 2, 1), nn.ReLU(), StdConv2d(8, 8, 3), head(8)),
         12,
     ),
-    "standardised, padded by size": (lambda: sequence(nn.ReLU(), StdConv2dSame(8, 8, 3, 2), nn.ReLU()), 11),
+    "standardised, padded by size": (lambda: sequence(nn.ReLU(), StdConv2dSame(8, 8, 3, 2, bias=True), nn.ReLU()), 11),
     "padded by size": (
         lambda: nn.Sequential(Conv2dSame(3, 8, 3, 2), nn.ReLU(), MaxPool2dSame(3, 2), Conv2dSame(8, 8, 3), head(8)),
         14,

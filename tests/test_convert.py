@@ -109,7 +109,7 @@ class Mean(nn.Module):
         return x.unflatten(1, (4, -1)).mean(2)
 
 
-@pytest.mark.parametrize("name", ["residual", "PReLU", "standardised filters", "flattened map", "group norm"])
+@pytest.mark.parametrize("name", ["residual", "PReLU", "standardised, padded by size", "flattened map", "group norm"])
 def test_twins_can_have_more_features_than_the_original_has_channels(name):
     net, x = network(name)
     twin = convert(net, "p4", sample=x, width=1.5)
@@ -432,6 +432,22 @@ def test_classifiers_answer_in_the_shape_of_the_original():
     for name in CLASSIFIERS:
         net, x = network(name)
         assert twin_of(name)(x).shape == net(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", ["residual", "ceil_mode", "padded by size", "pools that leave pixels over", "dilated"])
+@pytest.mark.parametrize("width", [0.5, "features"])
+def test_maps_have_the_sizes_of_the_original_s(name, width):
+    net, x = network(name)
+    twin = twin_of(name, "p4m", width)
+    for images in sizes(name, x):
+        for part in range(1, len(net)):
+            assert twin[:part](images).shape[2:] == net[:part](images).shape[2:], part
+
+
+def test_grouped_convolutions_stay_grouped():
+    for name, path, groups in (("grouped", 2, [4, 4, 2]), ("depthwise, squeeze and excitation", 5, [16, 8, 4])):
+        for width, wanted in zip(("features", 0.5, 0.25), groups, strict=True):
+            assert twin_of(name, "p4m", width)[path].groups == wanted, (name, width)
 
 
 def test_a_network_already_equivariant_is_no_worse():
