@@ -8,7 +8,15 @@ from torch.testing import assert_close
 
 from roteq.groups import group as named_group
 from roteq.nn import GroupConv2d, LiftingConv2d, plain
-from roteq.nn.steps import CentredAvgPool2d, CentredMaxPool2d, TurnedSteps, centred, corners, pixels_left
+from roteq.nn.steps import (
+    CentredAvgPool2d,
+    CentredMaxPool2d,
+    TurnedSteps,
+    centred,
+    corners,
+    mean_of_neighbours,
+    pixels_left,
+)
 from roteq.testing import assert_equivariant, equivariance_error
 
 D4 = named_group("D4")
@@ -69,18 +77,22 @@ def test_centred_pools_are_exact_where_torch_is_not(kind):
     assert error > 0.1
 
 
-def alignments(step, x, left):
-    """The mean over all windows that fit: what was left over, taken from the top or the left, or both."""
+def aligned(step, x, left):
+    """The step at every alignment that fits: what was left over, taken from the top or the left, or both."""
     side = x.shape[-1] - left
     windows = [x[..., i : i + side, j : j + side] for i in range(left + 1) for j in range(left + 1)]
-    return torch.stack([step(window) for window in windows]).mean(0)
+    return torch.stack([step(window) for window in windows])
+
+
+def alignments(step, x, left):
+    return aligned(step, x, left).mean(0)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "left"), [(2, 2, 1), (3, 2, 1), (3, 3, 2), (2, 4, 3), (2, 4, 2)])
-def test_centred_pools_work_on_the_mean_of_neighbours(kernel, stride, left):
+def test_centred_pools_are_the_maximum_or_the_mean_of_all_alignments(kernel, stride, left):
     x = noise(1, 2, *[2 * stride + kernel + left] * 2)
-    mean = alignments(lambda x: x, x, left)
-    assert_close(CentredMaxPool2d(kernel, stride)(x), F.max_pool2d(mean, kernel, stride))
+    largest = aligned(nn.MaxPool2d(kernel, stride), x, left).amax(0)
+    assert_close(CentredMaxPool2d(kernel, stride)(x), largest)
     expected = alignments(nn.AvgPool2d(kernel, stride), x, left)
     assert_close(CentredAvgPool2d(kernel, stride)(x), expected)
 
@@ -253,3 +265,14 @@ def test_turned_pools_refuse_features_of_another_group():
 def test_every_element_has_one_corner(group):
     found = [g for _, elements in corners(named_group(group)) for g in elements]
     assert sorted(found) == list(range(named_group(group).order))
+
+
+@pytest.mark.parametrize("window", [(2, 2), (1, 3), (3, 2)])
+def test_the_mean_of_neighbours_is_torchs_average_pool_of_stride_1(window):
+    x = noise(2, 3, 6, 7)
+    assert_close(mean_of_neighbours(x, *window), F.avg_pool2d(x, window, 1))
+    x.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: mean_of_neighbours(x, *window), x)
+    assert torch.autograd.gradgradcheck(lambda x: mean_of_neighbours(x, *window), x)
+    single = torch.func.vmap(lambda image: mean_of_neighbours(image[None], *window)[0])(x)
+    assert_close(single, mean_of_neighbours(x, *window))

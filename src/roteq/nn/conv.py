@@ -174,8 +174,11 @@ class TiedConv2d(HasTables):
         if not torch.jit.is_tracing():  # there a size is a tensor, and every comparison a warning
             self._check_input(x)
         steps = pair(self.extent), pair(self.stride), pair(self.padding)
+        stride = self.stride
         if self.steps == "centred":
             x = centred(x, *steps)
+            if self.extent == 1 and not self.padding:  # a smaller map to keep for the gradient
+                x, stride = x[:, :, ::stride, ::stride], 1
         convolve = F.conv2d
         if self.steps == "turned" and all_left(x, *steps) != (0, 0):
             convolve = partial(turned_convolution, group=self.group)
@@ -183,7 +186,7 @@ class TiedConv2d(HasTables):
         if self.padding_mode != "zeros" and padding:
             padded = F.pad(x, [padding] * 4, mode=self.padding_mode)
             x, padding = in_layout_of(x, padded), 0  # "circular" forgets it
-        return convolve(x, self.bank(), self.plain_bias(), self.stride, padding, self.dilation, self.plain_groups)
+        return convolve(x, self.bank(), self.plain_bias(), stride, padding, self.dilation, self.plain_groups)
 
     def plain(self) -> nn.Module:
         """The nn.Conv2d over physical channels that computes the same, with what its steps need around it."""

@@ -1,15 +1,16 @@
 """Strided steps of any network, made equivariant at every size of map.
 
 A step of stride s may leave r pixels of a map over on one side (docs/pitfalls); then it has r + 1 alignments of equal
-right. "centred": the step works on the mean of r + 1 neighbours, so that its grid is symmetric about the centre; it has
-as many outputs. "turned": every orientation takes an alignment of its own, the original's turned with it; nothing is
-averaged, and a network whose filters stand at the identity still computes exactly the average of the original over the
-group, but the maps of different orientations lie on grids that are shifted by a part of a step.
+right. "centred": the step works on the mean of r + 1 neighbours (a max pool on all of them), so that its grid is
+symmetric; it has as many outputs. "turned": every orientation takes an alignment of its own, the original's turned with
+it; nothing is averaged, and a network whose filters stand at the identity still computes exactly the average of the
+original over the group, but the maps of different orientations lie on grids that are shifted by a part of a step.
 """
 
 import math
+from contextlib import suppress
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,39 @@ def mean_of_neighbours(x: Tensor, rows: int, columns: int) -> Tensor:
 
     Shapes: (B, C, H, W) -> (B, C, H - rows + 1, W - columns + 1)
     """
+    if rows * columns == 1:
+        return x
+    if torch.is_grad_enabled() and not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        with suppress(RuntimeError):  # inside torch.func it has no rule
+            return _MeanOfNeighbours.apply(x, rows, columns)
+    return _mean_of_neighbours(x, rows, columns)
+
+
+def _mean_of_neighbours(x: Tensor, rows: int, columns: int) -> Tensor:
     for dim, n in ((-1, columns), (-2, rows)):
         if n > 1:
             size = x.shape[dim] - n + 1
-            total = x.narrow(dim, 0, size)
-            for begin in range(1, n):
+            total = x.narrow(dim, 0, size) + x.narrow(dim, 1, size)
+            for begin in range(2, n):
                 total = total + x.narrow(dim, begin, size)
-            x = total
-    return x if rows * columns == 1 else x * (1 / (rows * columns))
+            x = total * (1 / n)
+    return x
+
+
+class _MeanOfNeighbours(torch.autograd.Function):
+    """Its gradient is a mean of neighbours again, of the gradient in a frame of zeros; that of slices would fill and
+    add whole maps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int, columns: int) -> Tensor:
+        ctx.window = rows, columns
+        return _mean_of_neighbours(x, rows, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rows, columns = ctx.window
+        framed = F.pad(gradient, (columns - 1, columns - 1, rows - 1, rows - 1))
+        return mean_of_neighbours(framed, rows, columns), None, None
 
 
 def centred(x: Tensor, extent: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -226,7 +252,7 @@ class _CentredPool2d(nn.Module):
 
 
 class CentredMaxPool2d(_CentredPool2d):
-    """nn.MaxPool2d at every size of map: where its steps are not symmetric, of the mean of neighbours.
+    """nn.MaxPool2d at every size of map: where its steps leave pixels over, of a window larger by as many.
 
     Shapes: (B, C, H, W) -> those of nn.MaxPool2d with the same arguments.
     Exactness: exact for multiples of 90 degrees and mirrors, for square kernels and strides; equal to nn.MaxPool2d
@@ -238,10 +264,13 @@ class CentredMaxPool2d(_CentredPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         padding, left = self.steps(x)
-        x = mean_of_neighbours(x, left[0] + 1, left[1] + 1)
+        if self.dilation == (1, 1):  # all alignments at once; a mean before it would be one more map to keep
+            kernel = self.kernel_size[0] + left[0], self.kernel_size[1] + left[1]
+        else:
+            x, kernel = mean_of_neighbours(x, left[0] + 1, left[1] + 1), self.kernel_size
         if self._exceeds(padding):
             x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=-math.inf), (0, 0)
-        return F.max_pool2d(x, self.kernel_size, self.stride, padding, self.dilation)
+        return F.max_pool2d(x, kernel, self.stride, padding, self.dilation)
 
 
 class CentredAvgPool2d(_CentredPool2d):
