@@ -4,8 +4,8 @@
 
 Names are those of timm. Original, twin, the twin's plain(), and plain() with folded norms beside the original with
 folded norms alternate in one process; a ratio is the median over the rounds of the ratios within a round. Memory is the
-peak of a training step above what the process held before it, each in a process of its own, exact because every large
-block goes back at once (Linux only).
+peak of a training step, weights included, each network in a process of its own; exact because every large block goes
+back at once (Linux only).
 """
 
 import argparse
@@ -111,7 +111,8 @@ def _peak(net: nn.Module, args: argparse.Namespace) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     _step(torch.optim.SGD(net.parameters(), 1e-3), net, images, labels)
     line = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 - before
+    weights = sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
+    return int(line.split()[1]) * 1024 - before + weights
 
 
 def _peak_in_process(name: str, which: str, args: argparse.Namespace) -> int:
