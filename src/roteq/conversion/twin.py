@@ -105,18 +105,28 @@ class _Work:
     rewritten: dict[str, int] = field(default_factory=dict)  # path -> level
 
     def run(self) -> nn.Module:
-        plan = make_plan(self.model, self.inputs, self.strict)
-        self._refuse_attention(plan)
-        self.original, self.plan = copy.deepcopy(self.model), plan
-        self.sample = self.inputs
+        self.original, self.sample = copy.deepcopy(self.model), self.inputs
+        self.plan = make_plan(self.model, self.inputs, self.strict)
+        self._refuse_attention(self.plan)
         self.inputs = self._smaller(self.inputs)
-        for path, level in _paths_to_rewrite(plan).items():
+        for path, level in _paths_to_rewrite(self.plan).items():
             try:
                 self._rewrite(path, level)
             except Breaks:
                 if level == FUNCTIONS:  # what cuts channels may be right as it is
                     raise
-        errors: Errors | None = None
+        twin, terms, errors = self._best()
+        broken = {} if errors.exact else {_where(errors): _reason(errors)}
+        if broken and self.strict:
+            where, reason = next(iter(broken.items()))
+            raise Breaks(f"{where}: {reason}")
+        twin.conversion = self._report(twin, terms, errors, self.plan.left | broken)  # type: ignore[assignment]
+        return twin
+
+    def _best(self) -> tuple[nn.Module, Terms, Errors]:
+        """Build and measure; where that fails, or shows an operation that breaks equivariance, rewrite the module that
+        is to blame and do it again, until nothing is broken or nothing can be rewritten."""
+        found: tuple[nn.Module, Terms, Errors] | None = None
         for rounds in range(ROUNDS + 1):
             try:
                 twin, terms = self._build()
@@ -125,33 +135,27 @@ class _Work:
             except Exception as error:
                 where = getattr(error, "where", "")
                 blamed = self._rewritable(where)
-                if blamed is None or rounds == ROUNDS:
-                    if errors is not None:
-                        break  # rewriting did not help: what was measured before it stands
+                if blamed is not None and rounds < ROUNDS:
+                    self._rewrite_all_like(blamed)
+                    continue
+                if found is None:
                     raise Breaks(
                         f"{where or 'the network itself'}: failed on features of {self.group.name}: "
                         f"{_first_line(error)}; a number of channels is written into its code, perhaps: take it from "
                         "x.shape, or choose width='features'"
                     ) from error
-                self._rewrite_all_like(blamed)
-                continue
+                break  # rewriting did not help: what was measured before it stands
             errors = self._measure(twin)
-            if errors.exact or errors.culprit is None:
-                break
-            blamed = self._rewritable(errors.culprit.path)
+            found = twin, terms, errors
+            blamed = None if errors.exact or errors.culprit is None else self._rewritable(errors.culprit.path)
             if blamed is None:
                 break
             try:
                 self._rewrite_all_like(blamed)
             except Breaks:
                 break
-        assert errors is not None
-        broken = {} if errors.exact else {_where(errors): _reason(errors)}
-        if broken and self.strict:
-            where, reason = next(iter(broken.items()))
-            raise Breaks(f"{where}: {reason}")
-        twin.conversion = self._report(twin, terms, errors, plan.left | broken)  # type: ignore[assignment]
-        return twin
+        assert found is not None
+        return found
 
     def _report(self, twin: nn.Module, terms: Terms, errors: Errors, broken: dict[str, str]) -> Conversion:
         original, plan = self.original, self.plan
