@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def main() -> None:
 
 def _models() -> Iterator[tuple[str, str, str, int, Callable[[], nn.Module]]]:
     for name, side in TORCHVISION.items():
-        yield "torchvision", name, name, side, lambda name=name: torchvision.models.get_model(name, weights=None)
+        options = {"weights_backbone": None} if name.split("_")[0] in ("fcn", "deeplabv3", "lraspp") else {}
+        yield "torchvision", name, name, side, partial(torchvision.models.get_model, name, weights=None, **options)
     families = defaultdict(list)
     for name in timm.list_models():
         if not name.startswith("test_"):
@@ -86,7 +88,7 @@ def _models() -> Iterator[tuple[str, str, str, int, Callable[[], nn.Module]]]:
     for family, names in sorted(families.items()):
         smallest = min((_size(name), name) for name in names)[1]
         side = timm.get_pretrained_cfg(smallest).input_size[-1] if timm.get_pretrained_cfg(smallest) else 224
-        yield "timm", family, smallest, side, lambda name=smallest: timm.create_model(name)
+        yield "timm", family, smallest, side, partial(timm.create_model, smallest)
 
 
 def _size(name: str) -> float:
