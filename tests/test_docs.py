@@ -175,7 +175,9 @@ def test_a_picture_of_the_pitfalls_is_what_is_drawn_now(name, tmp_path, monkeypa
 NETWORKS = (DOCS / "networks.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [*make_networks.NETWORKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "twin")) for name in make_networks.NETWORKS]
+)
 def test_a_network_costs_what_its_page_says(name):
     row = re.search(rf"^\| `{name}` \|.*\| (\d+)x\d+x(\d) \| ([\d,]+) \| ([\d,.]+) \|$", NETWORKS, re.M)
     assert row, f"docs/networks.md has no row for {name}"

@@ -38,6 +38,10 @@ SLOW_TO_COMPILE = (
     "se2cnn D4",
     "e2_mnist C8",
     "p4m_densenet C8",
+    "p4m_densenet",
+    "p4cnn_rotation_pooling",
+    "allcnn_c p4m",
+    "e2_mnist D4|C4",
 )
 
 
@@ -126,7 +130,7 @@ def test_networks_compile_into_one_graph(name):
     assert_close(twin(x), net(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sweep())
+@pytest.mark.parametrize("name", sweep(slow=(*HEAVY, "resnet44 p4", "resnet26 p4m")))
 def test_networks_export_for_any_batch(name):
     net, x = trained(name), images(name)
     program = torch.export.export(copy.deepcopy(net), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -49,7 +49,8 @@ def convert(
     With "features" every filter goes to the identity of its group filter: before any training the twin is the average
     of the original over the group, exactly for exact elements and at every size (the report measures it). Otherwise
     weights are drawn anew, in the original's proportions.
-    strict=False: operations that break equivariance are left and named in the report.
+    strict=False: operations that break equivariance are left and named in the report; a layer that has no group form is
+    refused all the same.
 
     Returns: the twin, in the original's mode; `twin.conversion` is the report (roteq.results.Conversion). `nn.plain`
     gives a network of torch's own layers.
