@@ -464,7 +464,8 @@ def test_no_warning_is_given():
     net, x = network("residual")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        convert(net, "p4m", sample=x)
+        twin = convert(net, "p4m", sample=x)
+    assert twin.conversion.exact
 
 
 def test_frozen_parameters_of_no_layer_stay_frozen():

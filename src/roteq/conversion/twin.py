@@ -146,7 +146,7 @@ class _Work:
                         "x.shape, or choose width='features'"
                     ) from error
                 break  # rewriting did not help: what was measured before it stands
-            errors = self._measure(twin)
+            errors = measure(twin, self.inputs, self.group)
             found = twin, terms, errors
             blamed = None if errors.exact or errors.culprit is None else self._rewritable(errors.culprit.path)
             if blamed is None:
@@ -289,9 +289,6 @@ class _Work:
             if "meta" not in str(error).lower():
                 raise
             return count_parameters(build(self.model, self.inputs, self.plan, terms))
-
-    def _measure(self, twin: nn.Module) -> Errors:
-        return measure(twin, self.inputs, self.group)
 
 
 def count_parameters(model: nn.Module) -> int:
