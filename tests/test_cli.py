@@ -226,24 +226,6 @@ def test_predict_answers_for_a_folder_in_json_and_csv(roteq: Roteq, folder: Path
     assert float(rows[0]["score"]) == answers[0]["score"]
 
 
-def test_audit_counts_flips_and_fails_past_the_limit(roteq: Roteq, folder: Path) -> None:
-    call = ("audit", folder / "run", folder / "data", "angles=8", "bootstrap=0", "--json", "--max-flip-rate")
-    code, out, err = roteq(*call, 1)
-    assert (code, err) == (0, "")
-    result = json.loads(out)
-    assert len(result["turns"]) == 11
-    worst = max(turn["flip_rate"]["value"] for turn in result["turns"])
-    code, _, err = roteq(*call, worst / 2) if worst else (1, "", "--max-flip-rate")
-    assert code == 1
-    assert "--max-flip-rate" in err
-
-
-def test_audit_prints_a_table(roteq: Roteq, folder: Path) -> None:
-    code, out, _ = roteq("audit", folder / "run", folder / "data", "angles=4", "mirrors=false", "bootstrap=0")
-    assert code == 0
-    assert "270" in out
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -253,7 +235,6 @@ def test_audit_prints_a_table(roteq: Roteq, folder: Path) -> None:
         (["evaluate", "lone.ckpt"], 2, "no config.yaml beside it, so name the data"),
         (["evaluate", "run", "data", "--split", "tets"], 2, "'test'"),
         (["evaluate", "run", "swapped"], 2, "DATA: expected the classes dark, light in this order, got cats, dogs"),
-        (["audit", "run", "swapped"], 2, "DATA: expected the classes dark, light in this order, got cats, dogs"),
         (["predict", "photos/dark/dark0.png", "photos"], 1, "dark0.png"),
         (["predict", "run", "nowhere"], 2, "nowhere"),
         (["covariance", "photos"], 1, "photos: expected the folder of a run, with best.ckpt in it"),

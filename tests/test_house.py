@@ -14,7 +14,7 @@ import roteq
 SOURCE = Path(roteq.__file__).parent
 ROOMS = (
     *("_version", "errors", "files", "results", "config", "groups", "filters", "nn", "testing", "conversion", "models"),
-    *("data", "metrics", "training", "inference", "audit", "covariance", "report", "study", "slides", "app", "doctor"),
+    *("data", "metrics", "training", "inference", "auditing", "covariance", "report", "study", "slides", "app", "doctor"),
     "cli",
 )
 HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "PIL", "h5py", "pyarrow"} | {
@@ -70,12 +70,12 @@ def test_a_module_imports_only_from_the_rooms_above_it(module: str) -> None:
 @pytest.mark.parametrize(
     ("source", "module", "is_package", "expected"),
     [
-        ("from .study import investigate", "roteq.audit", False, ["study"]),
+        ("from .study import investigate", "roteq.auditing", False, ["study"]),
         ("def f():\n    from roteq.cli import main", "roteq.doctor", False, ["cli"]),
         ("import roteq.training", "roteq.models.cnn", False, ["training"]),
-        ("from . import audit, nn", "roteq.models", False, ["audit"]),
-        ("from .. import audit, nn", "roteq.models", True, ["audit"]),
-        ("from .. import audit, nn", "roteq.models.cnn", False, ["audit"]),
+        ("from . import auditing, nn", "roteq.models", False, ["auditing"]),
+        ("from .. import auditing, nn", "roteq.models", True, ["auditing"]),
+        ("from .. import auditing, nn", "roteq.models.cnn", False, ["auditing"]),
         ("from ..report.text import table", "roteq.metrics.guards", False, ["report"]),
         ("from .guards import check\nfrom ..errors import UsageError", "roteq.metrics.compare", False, []),
         ("from .guards import check\nfrom ..errors import UsageError", "roteq.metrics", True, []),

@@ -12,7 +12,8 @@ _HOMES = {
     "Group": "groups",
     "Symmetrized": "conversion",
     "assert_equivariant": "testing",
-    "audit": "audit",
+    "assert_rotation_robust": "auditing",
+    "audit": "auditing",
     "convert": "conversion",
     "covariance": "covariance",
     "create": "models",
@@ -25,7 +26,7 @@ _HOMES = {
     "nn": "nn",
     "prepare": "data",
 }
-_ROOMS = {"audit", "covariance", "models", "nn"}  # names that are modules themselves
+_ROOMS = {"covariance", "models", "nn"}  # names that are modules themselves
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -1,4 +1,4 @@
-"""The parts of an investigation, alone: train, evaluate, predict, audit."""
+"""The parts of an investigation, alone: train, evaluate, predict."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,43 +139,6 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["image", "class", "score"])
         writer.writeheader()
         writer.writerows(rows)
-
-
-@command("roteq audit runs/one data/tissue --max-flip-rate 0.05")
-def audit(
-    run: RunPath,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A prepared dataset.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, such as angles=72 or images=0 (all).")
-    ] = None,
-    split: Split = "test",
-    max_flip_rate: Annotated[
-        float | None, typer.Option("--max-flip-rate", min=0, max=1, help="Exit with 1 if more answers flip at a turn.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """What turning the pictures does to a network of roteq."""
-    from ..audit import AuditConfig, audit_dataset
-    from ..config import load_config
-    from ..data import open_split
-    from ..inference import load_classifier
-
-    config = load_config(AuditConfig, overrides=overrides or [])
-    classifier = load_classifier(checkpoint_of(run))
-    images = open_split(data, split, channels=classifier.channels)
-    check_classes(images.classes, classifier.classes)
-    result = audit_dataset(classifier, images, config, progress=not json)
-    if json:
-        show_json(result)
-    else:
-        from ..report.text import audit_table
-
-        show(audit_table(result))
-    worst = max(turn.flip_rate.value or 0.0 for turn in result.turns)
-    if max_flip_rate is not None and worst > max_flip_rate:
-        raise RoteqError(
-            f"--max-flip-rate: at the worst turn {worst:.1%} of the answers flip, more than {max_flip_rate:.1%}"
-        )
 
 
 def checkpoint_of(run: Path) -> Path:

@@ -41,13 +41,16 @@ def named(
     *,
     weights: str | Path | None = None,
     pretrained: bool = False,
+    cached: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
     trust: bool = False,
 ) -> Named:
     """Build the network that `name` names: "timm:NAME", "torchvision:NAME", a baseline of roteq, "FILE.py:FUNCTION".
 
     num_classes: None is the network's own default. weights: a local file; its first convolution is adapted to
     in_channels, a head of another size stays as initialised and the note says so. pretrained: downloads.
-    trust: code of the user's file may run.
+    cached: the file of the pretrained weights, as their source publishes it. size: height and width of the pictures,
+    for networks of timm that take one size only. trust: code of the user's file may run.
     Raises: UsageError for a name, number or file that cannot be right, naming the nearest that can; RoteqError where
     the user's function or the download fails.
 
@@ -60,17 +63,18 @@ def named(
     if ".py:" in name:
         found = _of_file(name, in_channels, num_classes, pretrained, trust)
     elif source == "timm":
-        found = _of_timm(rest, in_channels, num_classes, pretrained)
+        found = _of_timm(rest, in_channels, num_classes, pretrained, cached, size)
     elif source == "torchvision":
-        found = _of_torchvision(rest, in_channels, num_classes, pretrained)
+        found = _of_torchvision(rest, in_channels, num_classes, pretrained, cached)
     elif name in LAYERS:
         found = _baseline(name, in_channels, num_classes, pretrained)
     else:
-        raise UsageError(f"unknown model {name!r}; {_near(name, _all_names(), KINDS)}")
-    return found if weights is None else _loaded(found, read_weights(weights), str(weights))
+        raise UsageError(f"unknown model {name!r}; {_near(name, all_names(), KINDS)}")
+    return found if weights is None else loaded(found, read_weights(weights), str(weights))
 
 
-def _all_names() -> list[str]:
+def all_names() -> list[str]:
+    """Of roteq's baselines, and of all networks of timm and torchvision."""
     import timm
     from torchvision.models import list_models
 
@@ -96,7 +100,14 @@ def _baseline(name: str, in_channels: int, num_classes: int | None, pretrained: 
     return Named(network, first, head, _new_head(head, 1000, classes) if pretrained else None)
 
 
-def _of_timm(name: str, in_channels: int, num_classes: int | None, pretrained: bool) -> Named:
+def _of_timm(
+    name: str,
+    in_channels: int,
+    num_classes: int | None,
+    pretrained: bool,
+    cached: str | Path | None,
+    size: int | tuple[int, int] | None,
+) -> Named:
     import timm
 
     if not timm.is_model(name):
@@ -107,6 +118,10 @@ def _of_timm(name: str, in_channels: int, num_classes: int | None, pretrained: b
     if "." in name and name not in tags:
         raise UsageError(f"timm: unknown weights {name!r}; {nearest(name, tags or [name.partition('.')[0]])}")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if size is not None and getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
+        options["img_size"] = size
+    if cached is not None:
+        options["pretrained_cfg_overlay"], pretrained = {"file": str(cached)}, True
     with _quiet(), _download(f"timm:{name}") if pretrained else _building(f"timm:{name}"):
         network = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **options)
     about = getattr(network, "pretrained_cfg", {})
@@ -115,7 +130,9 @@ def _of_timm(name: str, in_channels: int, num_classes: int | None, pretrained: b
     return Named(network, first, head, _new_head(head, about.get("num_classes"), own) if pretrained else None)
 
 
-def _of_torchvision(name: str, in_channels: int, num_classes: int | None, pretrained: bool) -> Named:
+def _of_torchvision(
+    name: str, in_channels: int, num_classes: int | None, pretrained: bool, cached: str | Path | None
+) -> Named:
     from torchvision.models import get_model_builder, get_model_weights, list_models
 
     if name not in list_models():
@@ -130,15 +147,32 @@ def _of_torchvision(name: str, in_channels: int, num_classes: int | None, pretra
     if "weights_backbone" in inspect.signature(build).parameters:
         options["weights_backbone"] = None  # which would be downloaded
     with _quiet(), _building(f"torchvision:{name}"):
-        found = _with_ends(build(weights=None, **options))
+        found = with_ends(build(weights=None, **options))
+    if cached is not None:
+        return loaded(found, read_weights(cached), f"torchvision:{name}")
     if not pretrained:
         return found
     with _download(f"torchvision:{name}"):
         state = dict(get_model_weights(name)["DEFAULT"].get_state_dict(progress=False, check_hash=True))
-    return _loaded(found, state, f"torchvision:{name}")
+    return loaded(found, state, f"torchvision:{name}")
 
 
 def _of_file(name: str, in_channels: int, num_classes: int | None, pretrained: bool, trust: bool) -> Named:
+    if trust and (num_classes is not None or pretrained):
+        file, _, function = name.rpartition(":")
+        option = "pretrained" if num_classes is None else "num-classes"
+        raise UsageError(f"--{option}: {function} of {file} decides that itself; leave it out")
+    make = function_of_file(name, trust)
+    with running(name, beside_file(name)):
+        network = make()
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"{name}: expected a function that returns an nn.Module, got {type(network).__name__}")
+    return with_ends(network)
+
+
+def function_of_file(name: str, trust: bool) -> Callable[..., Any]:
+    """The function that "FILE.py:FUNCTION" names. Raises: UsageError if there is none, or the file is not trusted;
+    RoteqError if its code fails."""
     file, _, function = name.rpartition(".py:")
     path = Path(f"{file}.py")
     if not file or not function.isidentifier():
@@ -147,14 +181,8 @@ def _of_file(name: str, in_channels: int, num_classes: int | None, pretrained: b
         raise UsageError(f"{path}: no such file")
     if not trust:
         raise UsageError(f"{path}: building this network runs the code of the file; add --trust if you trust it")
-    for option, given in (("num-classes", num_classes is not None), ("pretrained", pretrained)):
-        if given:
-            raise UsageError(f"--{option}: {function} of {path} decides that itself; leave it out")
-    with _importing_beside(path), _running(name):
-        network = _function(path, function)()
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"{name}: expected a function that returns an nn.Module, got {type(network).__name__}")
-    return _with_ends(network)
+    with running(name, beside_file(name)):
+        return _function(path, function)
 
 
 def _function(path: Path, function: str) -> Callable[[], Any]:
@@ -170,25 +198,36 @@ def _function(path: Path, function: str) -> Callable[[], Any]:
     return make
 
 
+def beside_file(name: str) -> Path:
+    """The folder of "FILE.py:FUNCTION"."""
+    return Path(name.rpartition(":")[0]).parent
+
+
 @contextmanager
-def _importing_beside(path: Path) -> Iterator[None]:
-    """The file may import what lies beside it, as with `python FILE.py`."""
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)
+def running(what: str, folder: Path) -> Iterator[None]:
+    """The user's own code, which may import what lies in the folder, as with `python FILE.py`. Raises: RoteqError for
+    whatever it raises."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
     try:
         yield
+    except RoteqError:
+        raise
+    except Exception as error:
+        raise RoteqError(f"{what}: failed with {_in_words(error)}") from error
     finally:
-        sys.path.remove(folder)
+        if place in sys.path:
+            sys.path.remove(place)
 
 
-def _with_ends(network: nn.Module) -> Named:
+def with_ends(network: nn.Module) -> Named:
     """First convolution and head by their place among the layers."""
     layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     first = next((path for path, layer in layers.items() if isinstance(layer, nn.Conv2d)), "")
     return Named(network, first, next(reversed(layers), ""))
 
 
-def _loaded(found: Named, state: dict[str, Any], where: str) -> Named:
+def loaded(found: Named, state: dict[str, Any], where: str) -> Named:
     network = found.network.net if isinstance(found.network, Baseline) else found.network
     new, old = (values.get(f"{found.head}.weight") for values in (network.state_dict(), state))
     load_adapted(network, state, where, first=found.first, head=found.head)
@@ -214,16 +253,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextmanager
-def _running(what: str) -> Iterator[None]:
-    try:
-        yield
-    except RoteqError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise RoteqError(f"{what}: failed with {_in_words(error)}") from error
 
 
 @contextmanager

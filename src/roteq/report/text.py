@@ -10,7 +10,18 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..results import AuditResult, Conversion, CovarianceResult, DatasetInfo, Evaluation, Finding, Reproduction, Study
+from ..results import (
+    AuditReport,
+    AuditResult,
+    Conversion,
+    CovarianceResult,
+    DatasetInfo,
+    Evaluation,
+    Finding,
+    Reproduction,
+    Study,
+)
+from . import audit as audits
 from . import conversion, covariance, tables
 from .tables import Table
 from .verdict import Verdict
@@ -61,6 +72,22 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
 
 def audit_table(audit: AuditResult) -> RenderableType:
     return Group(render(tables.turns(audit)), Text(), facts(tables.audit_facts(audit)))
+
+
+def audit_report(report: AuditReport) -> RenderableType:
+    """The answer for every model and what to do about it, then one table of all; of a single model every turn too."""
+    parts: list[RenderableType] = []
+    for audit in report.audits:
+        parts.append(Text(audits.headline(audit), style="bold red" if audits.is_void(audit) else "bold"))
+        parts += [Text(sentence) for sentence in audits.details(audit)]
+        parts += [*(Text(f"• {sentence}") for sentence in audits.advice(audit)), Text()]
+        parts += [findings_panel(audit.findings), Text()] if audit.findings else []
+    found = [audits.summary(report, brief=True), audits.differences(report, brief=True)]
+    if len(report.audits) == 1:
+        found.append(audits.turns(report.audits[0], brief=True))
+    for table in found:
+        parts += [render(table), Text()] if table.rows else []
+    return Group(*parts[:-1])
 
 
 def covariance_table(result: CovarianceResult, folder: Path) -> RenderableType:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from ..audit import AuditConfig
+from ..auditing import AuditConfig
 from ..config import Config
 from ..data import PrepareOptions
 from ..models import ModelConfig

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from ..audit import audit_dataset
+from ..auditing import audit_dataset
 from ..data import PatchDataset, center_crop, open_split
 from ..errors import RoteqError
 from ..files import load_json, save_json

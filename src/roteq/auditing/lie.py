@@ -1,0 +1,117 @@
+"""The Lie derivative of a model: how fast its output changes when the picture begins to move.
+
+L f = d/dt f(T_t x) at t = 0, T_t a rotation about the centre, a translation or a scaling. The picture is its cubic
+spline, so the velocity of its pixels is exact, and one pass in forward mode carries it through the network. Of maps the
+velocity of the output map itself is taken off: L f = d/dt T_t^-1 f(T_t x).
+
+Source: Gruver et al. 2022 (arXiv 2210.02984), equation 3. They print the mean square for each output; divided by the
+variation between images it can be compared between models.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from ..errors import RoteqError
+from ..results import LieError
+from .answers import log_probabilities, read_answer
+from .asking import evaluating
+from .looking import Asker
+from .safety import hushed
+from .turning import Turning, center, disc, spline_filter
+
+BORDER = 4  # pixels of a map that its mirrored border reaches: 0.268^4 = 0.005
+STEP = 1e-3  # of central differences: how far the input moves, against its size
+FORWARD, CENTRAL = "forward-mode differentiation", "central differences"
+Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MOTIONS: tuple[tuple[str, str, tuple[Velocity, ...]], ...] = (
+    ("rotation", "radian", (lambda down, right, y, x: x * down - y * right,)),  # counter-clockwise as displayed
+    ("translation", "pixel", (lambda down, right, y, x: -right, lambda down, right, y, x: -down)),
+    ("scale", "e-fold", (lambda down, right, y, x: -(y * down + x * right),)),
+)
+
+
+def lie_errors(asker: Asker, patches: Tensor, turning: Turning, variation: float) -> tuple[LieError, ...]:
+    """For the centre of each patch (B, C, S, S); translations are the root mean square over both directions.
+
+    variation: the root mean square distance of the outputs of two images (rows.Moments.variation). A module without
+    forward-mode formulas, or no module, is differentiated by central differences, which `method` says.
+    """
+    pixels = turning.reference(turning.upright(patches))
+    spatial = patches.to(turning.device).float()
+    inside = 1 if turning.mask is None else turning.mask
+    found = []
+    for name, unit, velocities in MOTIONS:
+        squares, outputs, method = 0.0, 1, FORWARD
+        for velocity in velocities:
+            moving = _cut(_velocity(spatial, velocity), turning) * inside
+            output, change, method = _derivative(asker, pixels, moving)
+            if asker.kind == "map":
+                stride = output.shape[-1] / pixels.shape[-1] if unit == "pixel" else 1.0
+                change = (change - stride * _velocity(output, velocity))[..., _inside(output.shape[-1]).to(output.device)]
+            elif asker.kind == "classes":
+                change = change - change.mean(1, keepdim=True)
+            squares += float(change.double().flatten(1).square().sum(1).mean()) / len(velocities)
+            outputs = change[0].numel()
+        between = squares**0.5 / variation if variation > 0 else None
+        found.append(LieError(name, unit, between, squares / outputs, method))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def _velocity(maps: Tensor, velocity: Velocity) -> Tensor:
+    """How fast every pixel of (B, C, H, W) changes: the generator of the motion on the cubic spline."""
+    h, w = maps.shape[2:]
+    parts = []
+    for x in (maps, maps.transpose(2, 3)):  # along rows, along columns: across, the spline goes through its pixels
+        filtering = spline_filter(x.shape[2]).to(x)
+        coefficients = filtering @ x
+        beyond = torch.cat([coefficients[:, :, 1:2], coefficients, coefficients[:, :, -2:-1]], 2)  # mirrored
+        parts.append((beyond[:, :, 2:] - beyond[:, :, :-2]) / 2)
+    down, right = parts[0], parts[1].transpose(2, 3)
+    y, x = (torch.arange(n, device=maps.device) - (n - 1) / 2 for n in (h, w))
+    return velocity(down, right, y[:, None], x[None, :])
+
+
+def _inside(size: int) -> Tensor:
+    """The disc of a map whose splines do not see the border."""
+    border = min(BORDER, (size - 1) // 4)
+    return F.pad(disc(size - 2 * border), [border] * 4)
+
+
+def _cut(moving: Tensor, turning: Turning) -> Tensor:
+    h, w = turning.crop
+    pixels = moving.movedim((0, 1), (2, 3))
+    pixels = pixels[: pixels.shape[0] - (pixels.shape[0] - h) % 2, : pixels.shape[1] - (pixels.shape[1] - w) % 2]
+    return center(pixels, h, w).movedim((2, 3), (0, 1)).contiguous()
+
+
+def _derivative(asker: Asker, pixels: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, str]:
+    """(output, its change, how it was differentiated)."""
+    module = asker.subject.module
+    if module is not None:
+        try:
+            return *_forward_mode(asker, module, pixels, moving), FORWARD
+        except (NotImplementedError, RuntimeError, RoteqError):  # an operation without formula, an unusual output
+            pass
+    step = STEP * float(pixels.norm() / moving.norm().clamp(min=1e-12))
+    with torch.inference_mode():
+        ahead, behind = asker(pixels + step * moving), asker(pixels - step * moving)
+        return asker(pixels), (ahead - behind) / (2 * step), CENTRAL
+
+
+def _forward_mode(asker: Asker, module: torch.nn.Module, pixels: Tensor, moving: Tensor) -> Iterator[Tensor]:
+    if asker.normalize is not None:
+        still = asker.normalize(torch.zeros_like(pixels))
+        pixels, moving = asker.normalize(pixels), asker.normalize(moving) - still
+    with torch.no_grad(), evaluating(module), hushed(), forward_ad.dual_level():
+        dual = module(forward_ad.make_dual(pixels, moving))
+        answer, _ = read_answer(dual, len(pixels), asker.kind, asker.subject.name)
+        answer = log_probabilities(answer) if asker.logarithm else answer
+        output, change = forward_ad.unpack_dual(answer)
+    if change is None:
+        raise RuntimeError("the output does not follow the input")
+    yield output
+    yield change

@@ -1,0 +1,185 @@
+"""How any model behaves when the picture is turned."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .app import Json, busy, command, show, show_findings, show_json
+from .runs import data_of, write_csv
+
+
+@command("roteq audit timm:resnet50 images/ --max-flip-rate 0.01 --report out.html")
+def audit(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... IMAGES [KEY=VALUE...]",
+            help="MODEL: a run of roteq, timm:NAME, torchvision:NAME, hf:NAME, a .pt2, .onnx or TorchScript file, "
+            "package.module:FUNCTION, FILE.py:FUNCTION. IMAGES: a folder, class folders, a CSV, a prepared dataset, "
+            "hf:NAME. Settings, such as angles=72, angles=[15,45] or images=0 (all).",
+        ),
+    ],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="CSV", help="A table of images and their labels.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="A,B,...", help="Names of the outputs, in their order.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The part of prepared data to use (test).")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="H[,W]", help="Of the model's input.")] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option("--resize", min=0, help="Shorter side of a picture before its centre is cut; 0: as stored."),
+    ] = None,
+    normalize: Annotated[
+        str | None, typer.Option("--normalize", help="raw (0..255), unit (0..1), imagenet, or MEAN/STD.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="What answers are: classes, labels (independent), embedding or map.")
+    ] = None,
+    output_key: Annotated[
+        str | None, typer.Option("--output-key", help="Which of several outputs: a name or a number.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Trained weights.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Download trained weights.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code that is in files: FILE.py, pickles.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 (default: a GPU if any).")] = None,
+    max_flip_rate: Annotated[
+        float | None,
+        typer.Option("--max-flip-rate", min=0, max=1, help="Exit with 1 if more images change their decision."),
+    ] = None,
+    min_worst_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-worst-accuracy", min=0, max=1, help="Exit with 1 if fewer images are right at every turn."),
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option("--max-error", min=0, help="Exit with 1 past this equivariance error.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page to look at.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every turn's numbers.")] = None,
+    json: Json = False,
+) -> None:
+    """What turning the pictures does to any model."""
+    models, images, overrides = _arguments(arguments)
+    with busy("reading"), _as_options():
+        from ..auditing import AuditConfig, audit_subjects, broken_limits
+        from ..auditing.loading import load_subject
+        from ..config import load_config
+
+        config = load_config(AuditConfig, overrides=overrides)
+        if images is None:
+            images = data_of(Path(models[0]))
+        about: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust": trust, "device": device}
+        about |= {
+            "size": _size(size),
+            "resize": resize,
+            "normalize": normalize,
+            "kind": output,
+            "output_key": output_key,
+        }
+        about["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
+        names = short_names(models)
+        subjects = [replace(load_subject(model, **about), name=name) for model, name in zip(models, names, strict=True)]
+    with _as_options():
+        found = audit_subjects(subjects, images, config, progress=not json, labels=labels, split=split)
+        limits = {"max_flip_rate": max_flip_rate, "min_worst_accuracy": min_worst_accuracy, "max_error": max_error}
+        broken = [sentence for result in found.audits for sentence in broken_limits(result, **limits)]
+    if report:
+        from ..report.audit import write_audit_report
+
+        write_audit_report(found, report)
+    if csv:
+        from ..report.audit import csv_rows
+
+        write_csv(csv_rows(found), csv)
+    for result in found.audits:
+        show_findings(result.findings)
+    if json:
+        show_json(without_pictures(found))
+    else:
+        from ..report.text import audit_report
+
+        show(audit_report(found))
+        for path in filter(None, (report, csv)):
+            typer.echo(f"Written: {path}")
+    if any(finding.level == "stop" for result in found.audits for finding in result.findings) or broken:
+        for sentence in broken:
+            typer.echo(f"Failed: {sentence}", err=True)
+        raise typer.Exit(1)
+
+
+def _arguments(given: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """Models, images (None: those of the run), settings.
+
+    >>> _arguments(["a.pt2", "b.pt2", "images", "angles=4"])
+    (['a.pt2', 'b.pt2'], 'images', ['angles=4'])
+    >>> _arguments(["runs/one"])
+    (['runs/one'], None, [])
+    """
+    overrides = [word for word in given if re.fullmatch(r"[a-z_]+=.*", word) and not Path(word).exists()]
+    places = [word for word in given if word not in overrides]
+    if not places:
+        raise UsageError("expected MODEL and IMAGES: roteq audit MODEL IMAGES")
+    if len(places) == 1:
+        if ":" in places[0] or Path(places[0]).suffix not in ("", ".ckpt"):
+            raise UsageError(f"IMAGES: expected a folder, a table or a dataset after {places[0]}")
+        return places, None, overrides
+    return places[:-1], places[-1], overrides
+
+
+def short_names(models: list[str]) -> list[str]:
+    """The last part of a path, or as many as tell the models apart; a repeated name is counted.
+
+    >>> short_names(["runs/a/x-s0", "runs/b/x-s0", "timm:resnet18"]), short_names(["a.pt2", "a.pt2"])
+    (['a/x-s0', 'b/x-s0', 'timm:resnet18'], ['a.pt2', 'a.pt2 (2)'])
+    """
+    parts = [[model] if ":" in model else model.rstrip("/").split("/") for model in models]
+    depth = 1
+    while depth < max(map(len, parts)) and len({tuple(p[-depth:]) for p in parts}) < len({tuple(p) for p in parts}):
+        depth += 1
+    names = ["/".join(p[-depth:]) for p in parts]
+    return [n if names.index(n) == i else f"{n} ({names[: i + 1].count(n)})" for i, n in enumerate(names)]
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """
+    >>> _size("224"), _size("256,128")
+    ((224, 224), (256, 128))
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(
+            f"--size: expected the height and width of the model's input, such as 224 or 256,128, got {text!r}"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def without_pictures(found: Any) -> Any:
+    """The result without the examples' pixels, which belong into the page."""
+    audits = []
+    for result in found.audits:
+        examples = (replace(e, looks=tuple(replace(look, png="") for look in e.looks)) for e in result.examples)
+        audits.append(replace(result, examples=tuple(examples)))
+    return replace(found, audits=tuple(audits))
+
+
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """A message that begins with the name of an argument begins with that of the option."""
+    try:
+        yield
+    except UsageError as error:
+        names = "labels|classes|split|size|resize|normalize|output-key|weights|pretrained|device|max-flip-rate|"
+        text = re.sub(rf"^({names}min-worst-accuracy|max-error)(?=:)", r"--\1", str(error))
+        text = re.sub(r"^kind(?=:)", "--output", text)
+        raise UsageError(re.sub(r"^(?=unknown model|expected timm:)", "MODEL: ", text)) from None

@@ -1,0 +1,70 @@
+"""What roteq finds out: frozen dataclasses that save and load as JSON (roteq.files). Drawing and printing take these
+and compute nothing. Rates are fractions in [0, 1], losses are in nats, angles in degrees counter-clockwise, times in
+seconds. A number that does not exist (AUC with one class, the error of a degenerate output) is None."""
+
+from .audit import (
+    AuditDifference,
+    AuditReport,
+    AuditResult,
+    Averaged,
+    Change,
+    ClassAudit,
+    Control,
+    Example,
+    LayerError,
+    LieError,
+    Look,
+    Orbit,
+    Turn,
+)
+from .common import Finding, Interval, Spread
+from .layers import (
+    AngleError,
+    Conversion,
+    CovarianceErrors,
+    CovarianceResult,
+    ElementEnergy,
+    ElementError,
+    ErrorRange,
+    Exchanged,
+    MapError,
+)
+from .study import DatasetInfo, Difference, Evaluation, Fit, Mistake, Reproduction, Run, Study, Summary, Trial
+
+__all__ = [
+    "AngleError",
+    "AuditDifference",
+    "AuditReport",
+    "AuditResult",
+    "Averaged",
+    "Change",
+    "ClassAudit",
+    "Control",
+    "Conversion",
+    "CovarianceErrors",
+    "CovarianceResult",
+    "DatasetInfo",
+    "Difference",
+    "ElementEnergy",
+    "ElementError",
+    "ErrorRange",
+    "Evaluation",
+    "Example",
+    "Exchanged",
+    "Finding",
+    "Fit",
+    "Interval",
+    "LayerError",
+    "LieError",
+    "Look",
+    "MapError",
+    "Mistake",
+    "Orbit",
+    "Reproduction",
+    "Run",
+    "Spread",
+    "Study",
+    "Summary",
+    "Trial",
+    "Turn",
+]
