@@ -1,11 +1,11 @@
 """What an audit costs beside the bare forward passes that it needs, and its memory.
 
-    python benchmarks/audit.py [--images 64] [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/audit.py [--images 16] [--rounds 5]
     python benchmarks/audit.py --memory 500 5000
 
-Time: the audit (turning, statistics, bootstrap) and as many passes of pictures that are already on the device, in the same
-batches, alternate in one process; the ratio is the median over the rounds. Memory: the peak of a process that audits a
-folder of that many pictures, files that are read one batch at a time (Linux only).
+Time: the audit (turning, statistics, bootstrap) and as many passes of pictures that are already on the device, in the
+same batches, alternate in one process; processor time, the ratio is the median over the rounds. Memory: the peak of a process that
+audits a folder of that many pictures, files that are read one batch at a time (Linux only).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from roteq.auditing.looking import batch_size
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, nargs="*", metavar="N", help="peak memory at these numbers of images")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -56,15 +56,15 @@ def measure(label: str, model: nn.Module, crop: int, side: int, images: int, rou
     step = batch_size(torch.device("cpu"), (3, side, side), None)
     ratios, audits, bare = [], [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         result = roteq.audit(model, pixels, size=crop, normalize="unit", config=config, details=False)
-        audits.append(time.perf_counter() - start)
+        audits.append(time.process_time() - start)
         x = torch.rand(min(step, images), 3, crop, crop)
-        start = time.perf_counter()
+        start = time.process_time()
         with torch.inference_mode():
             for _ in range(result.passes // len(x)):
                 model(x)
-        bare.append((time.perf_counter() - start) * result.passes / (result.passes // len(x) * len(x)))
+        bare.append((time.process_time() - start) * result.passes / (result.passes // len(x) * len(x)))
         ratios.append(audits[-1] / bare[-1])
     numbers = f"{images:>8,}{result.passes:>9,}{statistics.median(audits):>9.2f}s{statistics.median(bare):>13.2f}s"
     print(f"{label:24}{numbers}{statistics.median(ratios):>8.3f}")

@@ -11,11 +11,11 @@ from scipy import ndimage
 from torch import nn
 
 from roteq.auditing.config import AuditConfig
-from roteq.auditing.lie import lie_errors
+from roteq.auditing.lie import BORDER, lie_errors
 from roteq.auditing.loading import as_subject
 from roteq.auditing.looking import Asker
 from roteq.auditing.subject import Normalization
-from roteq.auditing.turning import Turning
+from roteq.auditing.turning import Turning, disc
 from roteq.metrics.robustness import centred, image_variation
 from roteq.results import LieError
 
@@ -83,6 +83,53 @@ def test_a_model_without_forward_mode_is_differentiated_by_central_differences()
     for motion, found in central.items():
         assert found.method == "central differences"
         assert found.between_image_error == pytest.approx(forward[motion].between_image_error, rel=0.05)
+
+
+def test_the_error_of_a_map_is_against_the_variation_of_the_pixels_that_are_compared() -> None:
+    patches, size = smooth_images(12, size=SIDE), CROP - 2 * BORDER
+    net = nn.Conv2d(1, 3, (1, 9), padding="same", padding_mode="reflect").double()
+    cut = slice((SIDE - CROP) // 2, (SIDE + CROP) // 2)
+    with torch.no_grad():
+        maps = net((torch.from_numpy(patches[:, :, cut, cut]).double() - 10) / 50)
+    inner = maps[..., BORDER:-BORDER, BORDER:-BORDER][..., disc(size)].flatten(1)
+    variation = math.sqrt(2 * float(inner.var(0).sum()))
+    for found in derivatives(net, patches, variation=1e6).values():
+        expected = math.sqrt((found.mean_square or 0.0) * inner.shape[1]) / variation
+        assert found.between_image_error == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_differentiated_in_forward_mode_too(dtype: torch.dtype) -> None:
+    patches = smooth_images(12, size=SIDE)
+    expected, found = derivatives(make_cnn(), patches), derivatives(make_cnn().to(dtype), patches)
+    for motion, one in found.items():
+        assert one.method == "forward-mode differentiation"
+        assert one.between_image_error == pytest.approx(expected[motion].between_image_error, rel=0.03)
+
+
+@pytest.mark.parametrize("how", ["pixels", "half precision"])
+def test_a_function_that_rounds_has_no_derivative(how: str) -> None:
+    net, half = make_cnn(), make_cnn().bfloat16()
+    ask = {"pixels": lambda x: net((x * 50 + 10).round() / 50), "half precision": lambda x: half(x.bfloat16()).float()}
+    for found in derivatives(ask[how], smooth_images(12, size=SIDE), variation=0.1).values():
+        assert (found.between_image_error, found.mean_square) == (None, None)
+        assert found.method.startswith("central differences that depend on their step")
+
+
+def test_a_function_that_does_not_see_a_rotation_is_not_taken_for_one_that_rounds() -> None:
+    patches = smooth_images(12, size=64)
+    variation = image_variation(radial((torch.from_numpy(patches[:, :, 16:48, 16:48]).float() - 10) / 50))
+    found = derivatives(lambda x: radial(x), patches, crop=32, variation=variation)["rotation"]
+    assert found.method == "central differences" and (found.between_image_error or 0.0) < 0.02
+
+
+def test_the_centre_of_the_motion_is_that_of_the_crop_also_in_an_odd_margin() -> None:
+    class Radial(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return radial(x)
+
+    even, odd = (derivatives(Radial(), smooth_images(12, size=64)[..., :s, :s], crop=32) for s in (64, 63))
+    assert (odd["rotation"].mean_square or 0.0) < 1e-2 * (even["translation"].mean_square or 0.0)
 
 
 def test_a_radial_function_does_not_see_a_rotation() -> None:

@@ -14,8 +14,8 @@ import roteq
 SOURCE = Path(roteq.__file__).parent
 ROOMS = (
     *("_version", "errors", "files", "results", "config", "groups", "filters", "nn", "testing", "conversion", "models"),
-    *("data", "metrics", "training", "inference", "auditing", "covariance", "report", "study", "slides", "app", "doctor"),
-    "cli",
+    *("data", "metrics", "training", "inference", "auditing", "covariance", "report", "study", "slides", "app"),
+    *("doctor", "cli"),
 )
 HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "PIL", "h5py", "pyarrow"} | {
     *("pydantic", "yaml", "matplotlib", "jinja2", "rich", "tensorboard", "datasets")

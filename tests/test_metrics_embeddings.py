@@ -58,6 +58,11 @@ def test_a_constant_is_aligned_with_nothing() -> None:
     assert kernel_alignment(np.ones((20, 3)), some(20, 3)) is None
 
 
+def test_a_large_common_offset_is_no_constant() -> None:
+    a, b = some(seed=1), some(seed=1) + some(seed=2)
+    assert kernel_alignment(a + 1e4, b - 1e4) == pytest.approx(kernel_alignment(a, b), rel=1e-6)
+
+
 def test_what_is_no_pair_is_refused() -> None:
     with pytest.raises(UsageError, match=r"\(N, D\) of the same images, got \(3, 2\) and \(4, 2\)"):
         cosine_distance(np.ones((3, 2)), np.ones((4, 2)))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from ..results import Control
 from .config import AuditConfig
 from .looking import Asker
 from .pictures import Pictures
-from .rows import Key, Moments
+from .rows import Key, Moments, spread_out
 from .statistics import errors, is_degenerate
 from .turning import Element, Turning
 
@@ -24,7 +23,7 @@ ZERO = 1e-4  # rounding in float32, against the variation between images
 
 def run_controls(asker: Asker, turning: Turning, pictures: Pictures, config: AuditConfig) -> tuple[Control, ...]:
     """Both on a few images and the exact elements, through the same turning and the same statistics."""
-    patches, _ = pictures.load(np.arange(min(FEW, len(pictures))))
+    patches, _ = pictures.load(spread_out(len(pictures), FEW))
     if len(patches) < 2:
         return ()
     upright = turning.upright(patches)

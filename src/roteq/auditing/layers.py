@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -41,6 +42,7 @@ NUMBERS = 1 << 26  # of the upright maps that are kept, all layers together
 LAYERS = 8  # of a plain network
 ROWS, ENTRIES, TARGETS = 1 << 12, 1 << 21, 256  # of the regression: positions, positions x channels, channels predicted
 RIDGES = (1e-6, 1e-4, 1e-2, 1.0)  # of the mean variance of a channel
+TIED = TiedConv2d, RectangularLiftingConv2d, RectangularGroupConv2d
 IDLE = nn.Dropout, nn.Dropout2d, nn.Identity  # old attention layers drop out of maps that are none
 D4 = Group(4, True)
 Move = tuple[bool, int]  # mirror left-right if set, then so many quarter turns
@@ -51,15 +53,16 @@ def layer_errors(module: nn.Module, x: Tensor, *, mirrors: bool = True) -> tuple
     """The errors of the layers whose output is a map, in the order in which they run; x: (B, C, S, S) as the module
     takes it, at least 4 pictures. The module is asked in evaluation mode and left as it was.
 
-    With tied convolutions of roteq inside: all layers that promise a representation, over the exact elements of their
-    own group. (Vector fields are left out; layers with turned steps are not: the shifted grids of their orientations
-    turn into each other, so that the pixels of the maps move as everywhere else.) Wide layers are measured on as many
-    features, drawn at random with a fixed seed, as can be kept.
+    With convolutions of roteq inside that are tied by an exact turn or mirror: all layers that promise a
+    representation, over the exact elements of their own group. (Vector fields are left out; layers with turned steps
+    are not: the shifted grids of their orientations turn into each other, so that pixels move as everywhere else.) Wide
+    layers are measured on as many features, drawn at random with a fixed seed, as can be kept.
 
     Any other network: the last layer at each resolution and others between, 8 at most, at one quarter turn and, with
     `mirrors`, one mirror. The linear map is a ridge regression with bias from all channels to at most 256, drawn like
     the positions (at most 4,096, fewer for more than 512 channels) with a fixed seed; it is fitted on every other
-    picture and measured on the rest. Where channels are many and positions few, the best map would do better.
+    picture and measured on the rest. 0.7 and more is what the mean alone would leave: no linear relation, or too few
+    positions for so many channels to find it.
 
     Raises: UsageError for fewer than 4 pictures or such that are not square.
 
@@ -75,7 +78,7 @@ def layer_errors(module: nn.Module, x: Tensor, *, mirrors: bool = True) -> tuple
     weight = next((p for p in module.parameters() if p.is_floating_point()), x)
     x = x.to(weight.device, weight.dtype)
     with torch.no_grad(), evaluating(module):
-        if any(isinstance(m, TiedConv2d | RectangularLiftingConv2d | RectangularGroupConv2d) for m in module.modules()):
+        if any(isinstance(m, TIED) and len(m.group.exact_elements) > 1 for m in module.modules()):
             return _of_promises(module, x)
         return _of_plain(module, x, [(False, 1), (True, 0)][: 1 + mirrors])
 
@@ -116,8 +119,8 @@ def _promise(layer: nn.Module) -> _Promise | None:
         return _Promise(layer.subgroup, "regular")
     if isinstance(layer, GroupLinear | GroupLayerNorm):
         return _Promise(layer.group, "regular", last=not isinstance(layer, GroupLayerNorm2d))
-    kinds = TiedConv2d, RectangularLiftingConv2d, RectangularGroupConv2d, GroupBatchNorm2d, GroupNorm2d, TurnedSteps
-    return _Promise(layer.group, "regular") if isinstance(layer, kinds) else None  # type: ignore[arg-type]
+    is_regular = isinstance(layer, (*TIED, GroupBatchNorm2d, GroupNorm2d, TurnedSteps))
+    return _Promise(layer.group, "regular") if is_regular else None  # type: ignore[arg-type]
 
 
 @dataclass
@@ -216,7 +219,7 @@ def _of_plain(module: nn.Module, x: Tensor, moves: list[Move]) -> tuple[LayerErr
     upright = _Samples(len(x))
 
     def see(call: Call, layer: nn.Module, output: Any) -> None:
-        if call in chosen:
+        if call in chosen and len(output) == len(x):
             found[call] = _Layer.of(call, layer, promise, output, NUMBERS // LAYERS)
             samples[call] = {move: upright.take(promise.act(output, move)) for move in moves}
 
@@ -316,7 +319,11 @@ def _regressions(x: Tensor, y: Tensor, ridges: tuple[float, ...] = RIDGES) -> It
         regularised = product + (ridge * scale or 1.0) * torch.eye(len(product), dtype=product.dtype)
         solved = torch.cholesky_solve(wanted, torch.linalg.cholesky(regularised))
         matrix = x.T @ solved if is_dual else solved
-        yield lambda z, matrix=matrix: (z - x_mean) @ matrix + y_mean
+        yield partial(_affine, matrix, y_mean - x_mean @ matrix)
+
+
+def _affine(matrix: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    return x @ matrix + bias
 
 
 def _layers(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +23,7 @@ from .loading import as_subject
 from .looking import Asker, Tally, answers, bar, batch_size, batches, stopwatch
 from .maps import Maps
 from .pictures import Pictures, open_pictures, unreadable
-from .rows import Decisions, Moments, Plan
+from .rows import Decisions, Moments, Plan, spread_out
 from .statistics import NOTHING, DecisionStatistics, Measured, bootstrapped, is_degenerate, mean
 from .subject import Normalization, Subject
 from .turning import Turning
@@ -101,6 +102,10 @@ def audit_subjects(
     options: those of `auditing.pictures.open_pictures`.
     """
     config = config or AuditConfig()
+    names = [subject.name for subject in subjects]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UsageError(f"audit: expected models with different names, got {name!r} twice")
     found = [_audit_one(subject, images, config, details, progress, options) for subject in subjects]
     pairs = [_difference(a, b, config) for a, b in combinations(found, 2)]
     return AuditReport(found[0].pictures.source, tuple(one.result for one in found), tuple(d for d in pairs if d))
@@ -132,9 +137,12 @@ def _audit_one(
     seconds = stopwatch()
     shape = {"channels": subject.channels, "size": subject.size, "resize": subject.resize}
     pictures = open_pictures(
-        images, classes=subject.classes, interpolation=subject.interpolation, **{**shape, **options}
+        images,
+        classes=subject.classes,
+        interpolation=subject.interpolation,
+        chosen=partial(chosen_images, config),
+        **{**shape, **options},
     )
-    pictures = pictures.subset(chosen_images(config, len(pictures)))
     if len(pictures) < 2:
         raise UsageError(
             f"audit: expected at least two images, got {len(pictures)}; with one, nothing shows that the output varies"
@@ -157,7 +165,7 @@ def _audit_one(
     if details:
         result = replace(result, **measure_details(asker, turning, pictures, measured.variation))
         result = replace(result, examples=choose_examples(tally, measured, turning, pictures, labels, classes, config))
-    facts = input_facts(subject, asker, pictures)
+    facts = input_facts(subject, asker, pictures) | result.facts
     result = replace(result, facts=facts, passes=asker.passes, seconds=seconds())
     return _Audited(result, measured.columns, pictures.ids, groups, pictures)
 
@@ -187,7 +195,7 @@ def _crop(subject: Subject, pictures: Pictures) -> tuple[int, int]:
 def _probe(asker: Asker, turning: Turning, pictures: Pictures) -> float | None:
     """Ask about the first images twice, the second time in halves: what kind of answer comes, and is it the same again?
     The difference, against the variation between images, if not."""
-    patches, _ = pictures.load(np.arange(min(PROBED, len(pictures))))
+    patches, _ = pictures.load(spread_out(len(pictures), PROBED))
     if len(patches) < 2:
         return None
     pixels = turning.upright(patches)

@@ -1,10 +1,11 @@
-"""The pictures of an audit, of any source, as patches of one size that are read a batch at a time."""
+"""The pictures of an audit, from any source, as patches of one size that are read a batch at a time."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,59 +13,71 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import PatchDataset
-from ..data.images import BadImage, check_header, decode
-from ..errors import RoteqError, UsageError
+from ..data.images import GREY, BadImage, check_header, decode, read_header, to_eight_bits
+from ..errors import RoteqError, UsageError, nearest
+from ..metrics.arrays import as_array
 from ..results import Finding
-from .labels import Table, labels_for, read_labels
-from .sources import Listed, listed
+from .framing import FILTERS, Frame, Header, Sides, by, frame_for
+from .gathering import FORMS, Pile, gather, is_picture
+from .labelling import find_labels
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 NAMED = 3  # unreadable pictures whose names are told
-Frame = tuple[int | None, tuple[int, int]]  # shorter side after resizing (None: as stored), height and width of the cut
+MOST_CHANNELS = 64  # of an array; more are a picture whose channels come last
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """N patches (C, H, W) of one size, uint8 (0..255) or float (what the model takes); each is read when asked for.
+    """N patches (C, h, w) of one size, uint8 (0..255) or float (what the model takes). None is kept in memory: each is
+    read when `load` asks for it."""
 
-    labels: (N,) class indices, (N, K) of 0 and 1, or None. classes: names of the labels, in the order of the indices.
-    """
-
-    source: str
+    source: str  # in words
     ids: list[str]
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
+    labels: np.ndarray | None  # (N,) indices, (N, K) of 0 and 1; None: unlabelled
+    classes: tuple[str, ...]  # names of the labels in the order of the indices; () unlabelled or unnamed
     groups: list[str] | None
     channels: int
-    size: tuple[int, int]
+    size: Sides  # of the patches
     is_float: bool
-    method: str
-    read: Callable[[np.ndarray], tuple[Tensor, np.ndarray]]
-    indices: np.ndarray
-    findings: tuple[Finding, ...] = ()
+    method: str  # how pictures were brought to one size, in words
+    read: Callable[[int], np.ndarray] = field(repr=False)  # place in the source -> (C, h, w); BadImage
+    places: np.ndarray = field(repr=False)
+    findings: tuple[Finding, ...] = ()  # what was left out, and what else to know
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def load(self, indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """(patches (B, C, H, W) of those that could be read, which they are (len(indices),) bool)."""
-        return self.read(self.indices[indices])
+    def load(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(patches (B, C, h, w) of those that can be read, which these are: bool (len(indices),)).
 
-    def subset(self, indices: np.ndarray) -> "Pictures":
-        indices = np.asarray(indices)
+        A header may be sound where the pixels are not, and a long audit must not end for that: drop what is not kept,
+        and say so with `unreadable`. The same indices give the same patches, from any thread.
+        """
+        places = self.places[np.asarray(indices, dtype=np.int64)]
+
+        def one(place: int) -> np.ndarray | None:
+            try:
+                return self.read(place)
+            except BadImage:
+                return None
+
+        found = mapped(one, places.tolist())
+        patches = [patch for patch in found if patch is not None]
+        kept = np.array([patch is not None for patch in found], dtype=bool)
+        if not patches:
+            kind = torch.float32 if self.is_float else torch.uint8
+            return torch.empty((0, self.channels, *self.size), dtype=kind), kept
+        return torch.from_numpy(np.stack(patches)).contiguous(), kept
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Pictures":
+        """Those of these indices, in this order; their patches stay the same."""
+        at = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
-            ids=[self.ids[i] for i in indices],
-            labels=None if self.labels is None else self.labels[indices],
-            groups=None if self.groups is None else [self.groups[i] for i in indices],
-            indices=self.indices[indices],
+            ids=[self.ids[i] for i in at],
+            labels=None if self.labels is None else self.labels[at],
+            groups=None if self.groups is None else [self.groups[i] for i in at],
+            places=self.places[at],
         )
 
 
@@ -76,215 +89,206 @@ def open_pictures(
     groups: Any = None,
     split: str | None = None,
     channels: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Sides | None = None,
     resize: int | None = None,
     interpolation: str = "bicubic",
     label_column: str | None = None,
     download: bool = False,
+    chosen: Sequence[int] | np.ndarray | Callable[[int], np.ndarray] | None = None,
 ) -> Pictures:
-    """Any images: a folder, folders of classes, a CSV of path,label[,group], a prepared dataset, "hf:NAME_OR_FOLDER";
-    in Python also arrays and tensors (N, C, H, W), lists of paths or PIL images, a torch Dataset of (image, label).
+    """Any images: a folder, folders of classes (also below train, validation, test), a CSV of path,label[,group], a
+    prepared dataset, "hf:NAME_OR_FOLDER[SPLIT]"; in Python also arrays and tensors (N, C, H, W), lists of paths or PIL
+    images, a torch Dataset of images or (image, label), a dataset of Hugging Face.
 
-    uint8 arrays are pictures, float ones what the model takes. labels: an array, or a CSV of image and label. classes:
-    names of the model's outputs, in their order; the names of labels are looked up among them.
-    size: height and width of the model's input, None any. resize: the shorter side of a picture before its centre
-    square is cut, 0 as stored; None: pictures of another size are brought to that of the model. Arrays stay as
-    they are. Nothing is distorted.
-    Raises: UsageError for sources, labels and sizes that cannot be, naming the option; RoteqError where most of the
-    images cannot be read.
+    labels: one for each image, or a CSV of images and labels; None: those of the source; "none". classes: names of the
+    model's outputs in their order, among which names of labels are looked up. groups: one for each image.
+    size: height and width of the model's input, None any. channels: of its input; grey and RGB are converted.
+    resize: the shorter side of a picture before its centre is cut; 0: as stored; None: that of the model's input.
+    Arrays of exactly the model's input stay as they are; so do all arrays if resize is None, and float ones always,
+    which are taken for what the model takes.
+    chosen: which images, or how to choose them from a number; only their headers are read.
+
+    What cannot be read is left out and is a finding. Pictures larger than the patch are cut to its centre, so a patch
+    is square unless the model's input is not; nothing is distorted.
+    Raises: UsageError for sources, labels and sizes that cannot be, naming the option; RoteqError if most of the images
+    cannot be read.
+
+    >>> pictures = open_pictures(np.zeros((5, 3, 20, 30), np.uint8), size=(8, 8), resize=10)
+    >>> len(pictures), pictures.size, pictures.load([0, 4])[0].shape
+    (5, (10, 10), torch.Size([2, 3, 10, 10]))
     """
-    if isinstance(source, Pictures):
-        found = source
-    elif isinstance(source, PatchDataset):
-        found = _of_patches(source, channels)
-    elif isinstance(source, np.ndarray | Tensor):
-        found = _of_array(source)
-    else:
-        found = _of_items(listed(source, split, label_column, download), channels, size, resize, interpolation)
-    if groups is not None:
-        if len(groups) != len(found):
-            raise UsageError(f"groups: expected one for each of {len(found)} images, got {len(groups)}")
-        found = replace(found, groups=[str(group) for group in groups])
-    table = labels
-    if isinstance(labels, str | Path):
-        table = read_labels(Path(labels), found.ids)
-    known = found.labels if table is None else table
-    names, own = tuple(classes or ()), found.classes
-    if isinstance(table, Table):
-        known, own = table.values, table.classes
-    numbers, names = labels_for(known, own, names, len(found))
-    return replace(found, labels=numbers, classes=names)
-
-
-def _of_array(source: Any) -> Pictures:
-    shape, is_tensor = tuple(source.shape), isinstance(source, Tensor)
-    is_float = source.is_floating_point() if is_tensor else source.dtype.kind == "f"
-    is_bytes = source.dtype in (torch.uint8, np.uint8)
-    if len(shape) != 4 or not (is_float or is_bytes) or shape[1] not in range(1, 65):
+    if interpolation not in FILTERS:
+        raise UsageError(f"interpolation: unknown {interpolation!r}; {nearest(interpolation, FILTERS)}")
+    if resize is not None and size is not None and 0 < resize < min(size):
+        raise UsageError(f"resize: expected 0, or at least {min(size)} pixels, the model's input, got {resize}")
+    pile = gather(source, split, label_column if labels is None else None, download)
+    at = np.asarray(np.arange(len(pile)) if chosen is None else chosen(len(pile)) if callable(chosen) else chosen)
+    pile, at, headers, findings = _survey(pile, at)
+    kind = headers[0].kind
+    if strange := next((i for i, header in enumerate(headers) if header.kind != kind), None):
         raise UsageError(
-            f"images: expected uint8 pictures or float inputs (N, C, H, W), got {source.dtype} {shape}; of channels "
-            "last use images.transpose(0, 3, 1, 2)"
+            f"images: expected one kind, got {kind} and {headers[strange].kind} ({pile.names[at[strange]]})"
         )
-
-    def read(indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        part = source[torch.as_tensor(indices, device=source.device) if is_tensor else indices]
-        part = part if is_tensor else torch.from_numpy(np.ascontiguousarray(part))
-        return part.float() if is_float else part, np.ones(len(indices), bool)
-
-    what = "a tensor" if is_tensor else "an array"
-    ids = [str(i) for i in range(shape[0])]
-    size = (shape[2], shape[3])
-    return Pictures(what, ids, None, (), None, shape[1], size, is_float, "as they are", read, np.arange(shape[0]))
-
-
-def _of_patches(data: PatchDataset, channels: int | None) -> Pictures:
-    if channels not in (None, data.channels):
-        raise UsageError(
-            f"images: expected {channels} channel(s), got {data.channels}; open them with channels={channels}"
-        )
-
-    def read(indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        return data.images(torch.from_numpy(indices)), np.ones(len(indices), bool)
-
-    source = os.path.commonpath(data.paths) if len(data) > 1 else data.paths[0]
-    labels = None if data.labels is None else data.labels.numpy()
-    about = (data.classes, data.groups, data.channels, data.size, False, "as stored")
-    return Pictures(source, data.ids, labels, *about, read, np.arange(len(data)))
-
-
-def _of_items(
-    found: Listed, channels: int | None, size: tuple[int, int] | None, resize: int | None, interpolation: str
-) -> Pictures:
-    if not found.items:
-        raise UsageError(f"{found.source}: no images")
-    with ThreadPoolExecutor(THREADS) as pool:
-        headers = list(pool.map(_header, found.items))
-    good = np.array([i for i, header in enumerate(headers) if isinstance(header, tuple)], dtype=int)
-    bad = [(found.ids[i], header) for i, header in enumerate(headers) if isinstance(header, BadImage)]
-    if 2 * len(good) < len(headers):
-        raise RoteqError(
-            f"{found.source}: {len(bad)} of {len(headers)} images cannot be read, the first {bad[0][0]}: {bad[0][1]}"
-        )
-    sizes = [header[0] for header in headers if isinstance(header, tuple)]
-    channels = channels or max(header[1] for header in headers if isinstance(header, tuple))
-    if channels not in (1, 3):
-        raise UsageError(f"images: expected a model of 1 or 3 channels, got {channels}; give such pictures as an array")
-    frame, method = _frame(sizes, [found.ids[i] for i in good], size, resize, interpolation)
-    mode, how = "L" if channels == 1 else "RGB", FILTERS.get(interpolation, Image.Resampling.BICUBIC)
-
-    def one(index: int) -> np.ndarray | None:
-        try:
-            picture = _open(found.items[index])
-        except BadImage:
-            return None
-        return np.asarray(_fitted(picture, frame, how).convert(mode)).reshape(*frame[1], channels)
-
-    def read(indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            arrays = list(pool.map(one, indices.tolist()))
-        kept = np.array([array is not None for array in arrays])
-        shown = [array for array in arrays if array is not None]
-        empty = torch.empty((0, channels, *frame[1]), dtype=torch.uint8)
-        return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).contiguous() if shown else empty, kept
-
+    channels, converted = _channels(headers, channels)
+    names = [pile.names[i] for i in at]
+    frame, method = frame_for(headers, names, size, resize, interpolation)
+    truth = find_labels(pile, at, labels, classes, groups, label_column)
     return Pictures(
-        found.source,
-        [found.ids[i] for i in good],
-        None if found.labels is None else found.labels[good],
-        found.classes,
-        None if found.groups is None else [found.groups[i] for i in good],
-        channels,
-        frame[1],
-        False,
-        method,
-        read,
-        good,
-        tuple([unreadable([f"{name} ({reason})" for name, reason in bad], len(headers))] if bad else []),
+        source=pile.source,
+        ids=[pile.ids[i] for i in at],
+        labels=truth.values,
+        classes=truth.classes,
+        groups=truth.groups,
+        channels=channels,
+        size=frame.size,
+        is_float=kind == "input",
+        method=method + converted,
+        read=_reader(pile, {int(i): header.size for i, header in zip(at, headers, strict=True)}, frame, channels),
+        places=at,
+        findings=(*pile.findings, *findings, *truth.findings),
     )
 
 
 def unreadable(names: Sequence[str], total: int) -> Finding:
-    told = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
+    """That these of the images were left out."""
+    told = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     return Finding(
         "unreadable images",
         "warn",
-        f"{len(names)} of {total} images could not be read and were left out: {told}",
+        f"{len(names)} of {total} images could not be read and were left out: {told}.",
         "Convert or remove them; what is left out may be what the model finds hard.",
     )
 
 
-def _header(item: Any) -> "tuple[tuple[int, int], int] | BadImage":
-    """((height, width), channels) without decoding."""
+def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """The function of each item, in threads where there are many."""
+    if len(items) < 16:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+def _survey(pile: Pile, at: np.ndarray) -> tuple[Pile, np.ndarray, list[Header], list[Finding]]:
+    """The headers of these images, without those that cannot be read."""
+    if not at.size:
+        raise UsageError(f"{pile.source}: expected at least one image, got none")
+    if pile.shape is not None and not pile.is_paired:
+        first = _header(pile, int(at[0]))
+        if isinstance(first, Header):
+            return pile, at, [first] * len(at), []
+    found = (
+        [_header(pile, i) for i in at.tolist()] if pile.is_alone else mapped(lambda i: _header(pile, i), at.tolist())
+    )
+    bad = [(pile.names[i], one) for i, one in zip(at, found, strict=True) if isinstance(one, BadImage)]
+    if 2 * len(bad) > len(at):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(one.reason for _, one in bad).most_common())
+        raise RoteqError(
+            f"{pile.source}: {len(bad)} of {len(at)} images cannot be read ({reasons}); the first is {bad[0][0]}: "
+            f"{bad[0][1]}"
+        )
+    good = np.array([isinstance(one, Header) for one in found])
+    headers, kept = [one for one in found if isinstance(one, Header)], at[good]
+    if pile.is_paired and pile.labels is None and all(header.label is not None for header in headers):
+        given = np.array([as_array(header.label) for header in headers])
+        labels = np.zeros((len(pile), *given.shape[1:]), dtype=given.dtype)
+        labels[kept] = given
+        pile = replace(pile, labels=labels)
+    findings = [unreadable([f"{name} ({one.reason})" for name, one in bad], len(at))] if bad else []
+    return pile, kept, headers, findings
+
+
+def _header(pile: Pile, place: int) -> Header | BadImage:
     try:
-        if isinstance(item, str | Path):
-            with Image.open(item) as picture:
-                check_header(picture)
-                return (picture.height, picture.width), 1 if picture.mode in ("1", "L", "LA", "La") else 3
-        picture = _open(item)
-        return (picture.height, picture.width), 1 if picture.mode == "L" else 3
+        image, label = _taken(pile, place)
+        if isinstance(image, Image.Image):
+            check_header(image)
+            return Header((image.height, image.width), 1 if image.mode in GREY else 3, "picture", label)
+        if is_picture(image):
+            size, channels = read_header(image)
+            return Header(size, channels, "picture", label)
     except BadImage as bad:
         return bad
-    except Exception:  # damaged files raise anything; decoding says it in words
-        try:
-            decode(item)
-        except BadImage as bad:
-            return bad
-        return BadImage("unreadable", "its header")
-
-
-def _open(item: Any) -> Image.Image:
-    """Grey or RGB, of a file, a PIL image, or a function that gives one."""
-    if isinstance(item, str | Path):
-        return decode(item)[0]
-    from ..data.images import to_eight_bits
-
-    picture = item() if callable(item) else item
-    if not isinstance(picture, Image.Image):
-        raise BadImage("unreadable", f"expected a picture, got {type(picture).__name__}")
-    check_header(picture)
-    return to_eight_bits(picture)[0]
-
-
-def _frame(
-    sizes: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    size: tuple[int, int] | None,
-    resize: int | None,
-    interpolation: str,
-) -> tuple[Frame, str]:
-    """How every picture is brought to one size, and that in words."""
-    shorter = [min(both) for both in sizes]
-    if size is not None and size[0] != size[1]:
-        return (None, size), f"resized to cover {size[0]}x{size[1]} ({interpolation}), the centre cut"
-    if resize is None:
-        if size is None or all(both == size for both in sizes):
-            resize = 0
-        else:
-            words = f"resized to {size[0]} pixels on the shorter side ({interpolation}), the centre square"
-            return (size[0], size), f"{words}; --resize 0 keeps the stored resolution"
-    if resize:
-        if size is not None and resize < size[0]:
-            raise UsageError(f"resize: expected at least the model's input size {size[0]}, got {resize}")
-        words = f"resized to {resize} pixels on the shorter side ({interpolation}), the centre square"
-        return (resize, (resize, resize)), words
-    least = min(shorter)
-    if size is not None and least < size[0]:
+    array = as_array(image)
+    kind = {"u1": "pixels"}.get(array.dtype.str[1:], "input" if array.dtype.kind == "f" else "")
+    if array.ndim != 3 or not kind:
         raise UsageError(
-            f"resize: {names[shorter.index(least)]} has {least} pixels on its shorter side, the model takes {size[0]}; "
-            f"give --resize {size[0]} to enlarge"
+            f"images: expected {FORMS}; arrays (C, H, W) in uint8 (pictures, 0..255) or float (what the model "
+            f"takes); image {pile.names[place]} is {type(image).__name__} {array.dtype} {array.shape}"
         )
-    same = all(both == (least, least) for both in sizes)
-    return (0, (least, least)), "as stored" if same else f"as stored, the centre square of {least} pixels"
+    if array.shape[0] > MOST_CHANNELS or (array.shape[0] > 4 >= array.shape[2]):
+        raise UsageError(
+            f"images: expected the channels first, (N, C, H, W), got {array.shape} for one image; use "
+            "images.transpose(0, 3, 1, 2) or tensor.permute(0, 3, 1, 2)"
+        )
+    return Header((array.shape[1], array.shape[2]), array.shape[0], kind, label)
 
 
-def _fitted(picture: Image.Image, frame: Frame, how: Image.Resampling) -> Image.Image:
-    resize, (height, width) = frame
-    if resize is None:
-        scale = max(height / picture.height, width / picture.width)
-    else:
-        scale = resize / min(picture.size) if resize else 1.0
-    if scale != 1.0:
-        full = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-        picture = picture.resize(full, how)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height)) if picture.size != (width, height) else picture
+def _taken(pile: Pile, place: int) -> tuple[Any, Any]:
+    """(image, label or None). What the code of a dataset raises is told as an unreadable image."""
+    try:
+        item = pile.item(place)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise BadImage("unreadable", f"{type(error).__name__}: {error}") from None
+    if pile.is_paired and isinstance(item, tuple | list) and item:
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _channels(headers: Sequence[Header], channels: int | None) -> tuple[int, str]:
+    """Of the patches, and what is converted, in words."""
+    found = sorted({header.channels for header in headers})
+    wanted = channels or found[-1]
+    if found == [wanted]:
+        return wanted, ""
+    if headers[0].kind == "input" or not {wanted, *found} <= {1, 3}:
+        raise UsageError(
+            f"channels: expected {wanted}, got pictures of {' and '.join(map(str, found))}; only grey (1) and RGB (3) "
+            "pictures are converted into each other"
+        )
+    some = "" if len(found) == 1 else (" those of RGB" if wanted == 1 else " those in grey")
+    return wanted, f",{some} converted to {'grey' if wanted == 1 else 'RGB'}"
+
+
+def _reader(pile: Pile, sizes: dict[int, Sides], frame: Frame, channels: int) -> Callable[[int], np.ndarray]:
+    """Place in the pile -> patch (C, h, w)."""
+    lock, mode = Lock(), "L" if channels == 1 else "RGB"
+
+    def read(place: int) -> np.ndarray:
+        if pile.is_alone:
+            with lock:
+                image, _ = _taken(pile, place)
+        else:
+            image, _ = _taken(pile, place)
+        if not (isinstance(image, Image.Image) or is_picture(image)):
+            array = as_array(image)
+            if array.shape[1:] != sizes[place]:
+                raise BadImage("unreadable", f"expected {by(sizes[place])} pixels as before, got {array.shape}")
+            if array.dtype != np.uint8:
+                if not np.isfinite(array).all():
+                    raise BadImage("not finite", "NaN or infinity")
+                return array.astype(np.float32)
+            if not frame.shorter and array.shape == (channels, *frame.size):
+                return array
+            image = Image.fromarray(np.ascontiguousarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)))
+        picture = _decoded(image)
+        if (picture.height, picture.width) != sizes[place]:
+            found = (picture.height, picture.width)
+            raise BadImage("unreadable", f"expected {by(sizes[place])} pixels as the header says, got {by(found)}")
+        picture = frame.cut(picture if picture.mode == mode else picture.convert(mode))
+        return np.asarray(picture).reshape(*frame.size, channels).transpose(2, 0, 1)
+
+    return read
+
+
+def _decoded(image: Any) -> Image.Image:
+    """Grey or RGB, 8 bits."""
+    if not isinstance(image, Image.Image):
+        return decode(image)[0]
+    check_header(image)
+    try:
+        image.load()
+    except Exception as error:  # a file that was opened and not read yet
+        raise BadImage("unreadable", str(error)) from None
+    return to_eight_bits(image)[0]

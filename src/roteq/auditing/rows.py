@@ -54,6 +54,15 @@ class Plan:
         return UPRIGHT if key.is_exact else self.reference
 
 
+def spread_out(number: int, few: int) -> np.ndarray:
+    """At most `few` indices below `number`, evenly: the first images may all be of one class.
+
+    >>> spread_out(100, 4).tolist(), spread_out(2, 4).tolist()
+    ([0, 33, 66, 99], [0, 1])
+    """
+    return np.unique(np.linspace(0, number - 1, min(number, few)).astype(int))
+
+
 class Moments:
     """Mean and spread of vectors that come a batch at a time (Chan et al. 1983), in double precision."""
 

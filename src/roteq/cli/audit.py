@@ -31,6 +31,9 @@ def audit(
     classes: Annotated[
         str | None, typer.Option("--classes", metavar="A,B,...", help="Names of the outputs, in their order.")
     ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Of a Hugging Face dataset (default: its class labels).")
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="The part of prepared data to use (test).")] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="H[,W]", help="Of the model's input.")] = None,
     resize: Annotated[
@@ -48,6 +51,7 @@ def audit(
     ] = None,
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Trained weights.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Download trained weights.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download a Hugging Face dataset.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Run code that is in files: FILE.py, pickles.")] = False,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 (default: a GPU if any).")] = None,
     max_flip_rate: Annotated[
@@ -89,7 +93,8 @@ def audit(
         names = short_names(models)
         subjects = [replace(load_subject(model, **about), name=name) for model, name in zip(models, names, strict=True)]
     with _as_options():
-        found = audit_subjects(subjects, images, config, progress=not json, labels=labels, split=split)
+        where: dict[str, Any] = {"labels": labels, "split": split, "label_column": label_column, "download": download}
+        found = audit_subjects(subjects, images, config, progress=not json, **where)
         limits = {"max_flip_rate": max_flip_rate, "min_worst_accuracy": min_worst_accuracy, "max_error": max_error}
         broken = [sentence for result in found.audits for sentence in broken_limits(result, **limits)]
     if report:
@@ -179,7 +184,7 @@ def _as_options() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        names = "labels|classes|split|size|resize|normalize|output-key|weights|pretrained|device|max-flip-rate|"
+        names = "labels|label-column|classes|split|size|resize|normalize|output-key|weights|pretrained|device|max-flip-rate|"
         text = re.sub(rf"^({names}min-worst-accuracy|max-error)(?=:)", r"--\1", str(error))
         text = re.sub(r"^kind(?=:)", "--output", text)
         raise UsageError(re.sub(r"^(?=unknown model|expected timm:)", "MODEL: ", text)) from None

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import RoteqError, UsageError, nearest
 from ..files import load_json
 from ..results import DatasetInfo
-from .images import BadImage, check_header, decode, fit, is_image
+from .images import BadImage, decode, fit, is_image, read_header
 from .sources import Source, read_folder, unique_ids
 
 BUDGET = 2 * 2**30  # bytes of decoded pixels that are kept
@@ -251,14 +250,6 @@ def _tree(root: Path) -> Source:
 def _header(path: str) -> tuple[tuple[int, int], int]:
     """((height, width), channels after decoding) without decoding."""
     try:
-        with Image.open(path) as image:
-            check_header(image)
-            return (image.height, image.width), 1 if image.mode in ("1", "L", "LA", "La") else 3
+        return read_header(path)
     except BadImage as bad:
         raise RoteqError(f"{path}: {bad}") from None
-    except Exception as error:
-        try:
-            decode(path)
-        except BadImage as bad:
-            raise RoteqError(f"{path}: {bad}") from None
-        raise RoteqError(f"{path}: unreadable: {error}") from None

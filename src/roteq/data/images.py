@@ -3,7 +3,7 @@
 import io
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import RoteqError
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm"})
+GREY = frozenset({"1", "L", "LA", "La"})  # modes that decode to one channel
 MAX_PIXELS = 64_000_000  # refused from the header, before anything is decoded
 
 _SIXTEEN_BIT = "16 bits a sample; rescale it to 8 bits first (cutting it off silently would change what is seen)"
@@ -28,7 +29,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def decode(source: str | Path | np.ndarray) -> tuple[Image.Image, str]:
+def decode(source: str | Path | BinaryIO | np.ndarray) -> tuple[Image.Image, str]:
     """Decode an image file, or take an array uint8 (H, W) or (H, W, 3): an 8-bit picture and what was converted.
 
     The picture is grey ("L") or "RGB". A palette and CMYK become RGB, transparency is laid over white, and the second
@@ -59,6 +60,24 @@ def decode(source: str | Path | np.ndarray) -> tuple[Image.Image, str]:
         text = " ".join(str(error).split()) or type(error).__name__
         cut = re.search("truncat|end of file|decoder error -2|unexpected end|not large enough", text, re.IGNORECASE)
         raise BadImage("truncated" if cut else "unreadable", text) from None
+
+
+def read_header(source: Any) -> tuple[tuple[int, int], int]:
+    """((height, width), channels) that `decode` will give for a file, without decoding it. Raises: BadImage as it does.
+
+    source: a path, or an open file.
+    """
+    try:
+        with Image.open(source) as image:
+            check_header(image)
+            return (image.height, image.width), 1 if image.mode in GREY else 3
+    except BadImage:
+        raise
+    except Exception as error:
+        if hasattr(source, "seek"):
+            source.seek(0)
+        decode(source)  # says what is wrong
+        raise BadImage("unreadable", str(error)) from None
 
 
 def check_header(image: Image.Image) -> None:

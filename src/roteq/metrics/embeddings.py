@@ -8,7 +8,7 @@ from ..errors import UsageError
 from .arrays import as_array
 
 ROWS = 1 << 10  # of the similarity matrix at a time
-CONSTANT = 1e-10  # share of the size of the embeddings below which there is no variation
+CONSTANT = 1e-20  # fourth power of the share of the size of the embeddings below which there is no variation
 
 
 def cosine_distance(a: Any, b: Any) -> np.ndarray:

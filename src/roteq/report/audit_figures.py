@@ -103,7 +103,7 @@ def overview(models: Sequence[Model]) -> Plot | None:
         rows.append((a.label, rate(exact), rate(other), rate(ground)))
     label_rows(ax, [a.label for _, a in models])
     percent_axis(ax, largest)
-    ax.set_xlabel("images whose decision changes at some turn")
+    ax.set_xlabel("images that change at some turn")
     figure.legend(handles=kinds(), loc="outside lower center", ncols=3, columnspacing=1.2)
     return finish(
         figure,

@@ -272,6 +272,6 @@ def _at_the_floor(result: AuditResult) -> list[str]:
     if low > high:
         return []
     return [
-        f"Nothing to do about the other angles: what changes there ({percent(changed.value)}) is not more than "
-        f"resampling alone changes (floor {percent(floor.value)})."
+        f"Other angles: what changes there ({percent(changed.value)}) is not shown to be more than resampling alone "
+        f"changes (floor {percent(floor.value)}); more images would tell."
     ]

@@ -111,7 +111,7 @@ class LieError:
     motion: Literal["rotation", "translation", "scale"]
     unit: str  # "radian", "pixel", "e-fold"
     between_image_error: float | None  # root mean square of ||L f(x)||, over ||f(x) - f(x')||
-    mean_square: float | None  # mean over images and outputs of (L f(x))^2, as the paper prints it
+    mean_square: float | None  # mean over images and outputs of (L f)^2, not divided by anything
     method: str  # "forward-mode differentiation", or "central differences"
 
 
