@@ -153,6 +153,10 @@ def test_independent_labels() -> None:
     assert result.turns[0].flip_rate.value == (upright != turned).any(1).mean()
     assert result.exact is not None and result.exact.upright_accuracy.value == (upright == labels).all(1).mean()
     assert result.upright["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    with torch.no_grad():
+        looks = [x.rot90(q, (2, 3)) for q in range(4)] + [x.flip(3).rot90(q, (2, 3)) for q in range(4)]
+        said = np.stack([np.where(upright, p, 1 - p).mean(1) for p in (net(look).sigmoid().numpy() for look in looks)])
+    assert result.exact.spread.value == pytest.approx((said.max(0) - said.min(0)).mean(), rel=1e-4)
 
 
 def test_embeddings_have_distances_and_neighbours_but_no_decisions() -> None:

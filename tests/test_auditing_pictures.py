@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from pictures import folders, kaggle, pcam, picture, write_rows
 from PIL import Image
 
+from roteq import audit
+from roteq.auditing import AuditConfig
 from roteq.auditing.framing import Frame
 from roteq.auditing.pictures import Pictures, open_pictures, unreadable
 from roteq.data import PatchDataset, PrepareOptions, prepare
@@ -341,6 +343,14 @@ def test_nothing_is_downloaded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> 
     assert offline == [(True, True), before] and before == (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
 
 
+@hub
+def test_an_unknown_name_is_told_quickly_without_a_network() -> None:
+    start = time.perf_counter()
+    with pytest.raises(RoteqError, match=r"^hf:no-one/no-such-pictures: not on this machine: .*--download[^\n]*$"):
+        open_pictures("hf:no-one/no-such-pictures")
+    assert time.perf_counter() - start < 5
+
+
 # Sizes
 
 SIZES = {"a": (40, 40), "b": (30, 50), "c": (64, 20)}
@@ -441,6 +451,18 @@ def test_nothing_is_distorted(stored: tuple[int, int], size: tuple[int, int], sq
         assert np.abs(shown - 3 * centre)[inside].max(initial=0) <= slack
 
 
+@pytest.mark.parametrize("stored", [(60, 60), (60, 100), (100, 60)])
+@pytest.mark.parametrize("options", [{}, {"size": (40, 40)}, {"size": (32, 48)}, {"size": (90, 70)}, {"resize": 75}])
+def test_a_disc_stays_round(tmp_path: Path, stored: tuple[int, int], options: dict) -> None:
+    y, x = np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in stored), indexing="ij")
+    Image.fromarray(np.where(x**2 + y**2 <= 14**2, 255, 0).astype(np.uint8)).save(tmp_path / "disc.png")
+    (found,) = patches(open_pictures(tmp_path, **options))[:, 0].numpy() > 127
+    height, width = found.any(1).sum(), found.any(0).sum()
+    assert abs(height - width) <= 1 and 12 <= height < min(found.shape)
+    assert found.sum() == pytest.approx(np.pi / 4 * height * width, rel=0.05)
+    assert max((found != found[::-1]).mean(), (found != found[:, ::-1]).mean()) < 0.01  # and in the middle
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -452,6 +474,8 @@ def test_nothing_is_distorted(stored: tuple[int, int], size: tuple[int, int], sq
         ({"size": (36, 16), "resize": 0}, r"resize: b.png is 30x50 as stored, smaller than the model's input 36x16"),
         ({"size": (24, 24), "resize": 20}, "resize: expected 0, or at least 24 pixels, the model's input, got 20"),
         ({"interpolation": "bicubik"}, r"interpolation: unknown 'bicubik'; did you mean 'bicubic'\?"),
+        ({"size": (9000, 9000)}, "size: patches of 9000x9000 pixels are more than the limit of 64,000,000"),
+        ({"resize": 9000}, "resize: patches of 9000x9000 pixels are more than the limit"),
     ],
 )
 def test_sizes_that_cannot_be(tmp_path: Path, options: dict, message: str | None) -> None:
@@ -664,6 +688,40 @@ def test_what_turns_out_broken_when_it_is_decoded_is_not_kept(tmp_path: Path) ->
     assert "1 of 20 images" in unreadable([found.ids[3]], 20).message
 
 
+@pytest.mark.parametrize("broken", [[0], [3, 19], [0, 6, 13, 19]])
+def test_the_audit_goes_on_without_what_cannot_be_decoded(tmp_path: Path, broken: list[int]) -> None:
+    save(tmp_path, **{f"a{i:02d}": (64, 64) for i in range(20)})
+    for i in broken:
+        truncated(tmp_path / f"a{i:02d}.png")
+    labels = np.arange(20) % 3
+    options: dict[str, Any] = {"normalize": "unit", "config": AuditConfig(angles=4, bootstrap=0), "details": False}
+    result = audit(brightest, tmp_path, labels, **options)
+    (finding,) = [one for one in result.findings if one.guard == "unreadable images"]
+    assert finding.message.startswith(
+        f"{len(broken)} of 20 images could not be read and were left out: a{broken[0]:02d}"
+    )
+    rest = np.setdiff1d(np.arange(20), broken)
+    alone = audit(brightest, [tmp_path / f"a{i:02d}.png" for i in rest], labels[rest], **options)
+    assert (result.images, result.upright_accuracy) == (20 - len(broken), alone.upright_accuracy)
+    assert result.turns == alone.turns
+
+
+def brightest(x: torch.Tensor) -> torch.Tensor:
+    return x[..., :20].mean((2, 3)) * 100
+
+
+def test_if_most_cannot_be_decoded_nothing_is_audited(tmp_path: Path) -> None:
+    save(tmp_path, **{f"a{i:02d}": (64, 64) for i in range(20)})
+    for i in range(19):
+        truncated(tmp_path / f"a{i:02d}.png")
+    options: dict[str, Any] = {"normalize": "unit", "config": AuditConfig(angles=4, bootstrap=0)}
+    with pytest.raises(RoteqError, match=r"most of 20 images cannot be decoded, .* the first is a00; were they copied"):
+        audit(brightest, tmp_path, **options)
+    save(tmp_path, **{f"a{i:02d}": (64, 64) for i in range(15, 20)})  # enough to begin with, and still most are broken
+    with pytest.raises(RoteqError, match=r"most of 20 images cannot be decoded, .* the first is a00; were they copied"):
+        audit(brightest, tmp_path, **options)
+
+
 def test_floats_must_be_finite() -> None:
     array = np.zeros((3, 1, 4, 4), np.float32)
     array[1, 0, 2, 2] = np.nan
@@ -694,6 +752,7 @@ def _folder(tmp_path: Path) -> Path:
         (lambda p: write_rows(p / "notes.txt", ("x",)), {}, "1 of 1 images cannot be read .*not an image"),
         (lambda p: write_rows(p / "t.csv", ("file", "label"), ("a", 0)), {}, "expected the columns path,label"),
         (lambda p: pcam(p / "p"), {}, r"it looks like pcam, so prepare it first: roteq prepare"),
+        (lambda p: folders(p, 1), {"label_column": "x"}, "label_column: only Hugging Face datasets and tables"),
         (_folder, {"split": "test"}, "has no splits; leave --split test out"),
         (lambda p: folders(p, 1), {"split": "test"}, "has no splits; leave --split test out"),
         (lambda p: [_folder(p) / "a.png", p / "q.png"], {}, r"q.png: no such file \(1 of 2 are missing\)"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,35 @@ def test_labels_come_from_a_table(roteq: Roteq, folder: Path, tmp_path: Path) ->
         (["sides.pt2", "images/left", *OPTIONS, "--min-worst-accuracy", "0.5"], 2, "accuracy needs labels"),
         (["timm:resnet81", "images"], 2, "resnet"),
         (["nowhere.onnx", "images"], 2, "nowhere.onnx: no such file"),
+        (["sides.pt2", "images", *OPTIONS, "Angles=4"], 2, "unknown key 'Angles'; did you mean 'angles'?"),
+        (["sides.pt2", "images", *OPTIONS, "=4"], 2, "override '=4': expected key=value"),
+        (["sides.pt2", "images", *OPTIONS, "images=1"], 2, "expected at least two images, got 1"),
+        (
+            ["sides.pt2", "images", "--normalize", "0.5,0.5/0.5,0.5"],
+            2,
+            "--normalize: expected one mean, or one for each",
+        ),
+        (["sides.pt2", "images", *OPTIONS, "--classes", "a,a"], 2, "--classes: expected different names"),
+        (["sides.pt2", "images", *OPTIONS, "--classes", "left,right,up"], 2, "2 outputs, and 3 classes are named"),
+        (["sides.pt2", "images", *OPTIONS, "--label-column", "x"], 2, "--label-column: only Hugging Face"),
+        (["sides.pt2", "images", *OPTIONS, "--device", "cud"], 2, "--device: 'cud' cannot be used here"),
+        (["sides.pt2", "images", *OPTIONS, "--resize", "90000"], 2, "--resize: patches of 90000x90000 pixels"),
+        (
+            ["sides.pt2", "images", *OPTIONS, "--report", "images"],
+            2,
+            "--report: expected the path of a file, got 'images'",
+        ),
+        (["sides.pt2", "images", *OPTIONS, "--csv", ""], 2, "--csv: expected the path of a file"),
+        (
+            ["sides.pt2", "images", *OPTIONS, "--csv", "sides.pt2/a.csv"],
+            1,
+            "--csv: sides.pt2/a.csv: no file can be written",
+        ),
+        (
+            ["sides.pt2", "images", *OPTIONS, "--csv", "x", "--report", "./x"],
+            2,
+            "expected different files, got x twice",
+        ),
     ],
 )
 def test_wrong_calls_are_one_sentence(
@@ -147,6 +178,97 @@ def test_wrong_calls_are_one_sentence(
     found, _, err = roteq("audit", *arguments)
     assert found == code, err
     assert words in err.replace("\n", " ") and "Traceback" not in err
+
+
+MINE = """
+import torch
+
+def sides():
+    def ask(x):
+        print(len(x), "asked")
+        return torch.stack([x[..., :16].mean((1, 2, 3)), x[..., 16:].mean((1, 2, 3))], 1) * 50
+    return ask
+
+def two(): return lambda x: {"p": x.mean((2, 3)), "q": x.mean((2, 3))}
+def ends(): return lambda x: exit(0)
+def nothing(): return lambda x: x.new_zeros(len(x), 0)
+def stops():
+    times = []
+    def ask(x):
+        times.append(1)
+        if len(times) > 9:
+            raise KeyboardInterrupt
+        return x.mean((2, 3))[:, :2]
+    return ask
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(MINE)
+    return f"{tmp_path}/mine.py"
+
+
+def test_what_a_model_prints_is_no_result(roteq: Roteq, folder: Path, mine: str) -> None:
+    code, out, err = roteq("audit", f"{mine}:sides", folder / "images", *OPTIONS, "--trust", "angles=4", "--json")
+    assert code == 0 and len(json.loads(out)["audits"]) == 1 and "24 asked" in err
+
+
+def test_a_model_that_ends_the_program_does_not_pass(roteq: Roteq, folder: Path, mine: str) -> None:
+    code, out, err = roteq("audit", f"{mine}:ends", folder / "images", *OPTIONS, "--trust", "--max-flip-rate", 1)
+    assert code == 1 and out == "" and "the code of the model ended the program (exit code 0)" in err
+
+
+def test_no_scores_are_a_wrong_call(roteq: Roteq, folder: Path, mine: str) -> None:
+    code, _, err = roteq("audit", f"{mine}:nothing", folder / "images", *OPTIONS, "--trust")
+    assert code == 2 and "expected scores, got an output of shape (16, 0)" in err
+
+
+@pytest.mark.parametrize(
+    ("second", "more", "words"),
+    [
+        ([":two"], [], "choose one with --output-key p or q"),
+        ([], ["--classes", "left,right,up"], "2 outputs, and 3 classes are named"),
+        ([], ["--labels", "far.csv"], "the model has 2 classes, so labels go from 0 to 1; got 0 to 7"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_long_work(
+    roteq: Roteq, folder: Path, mine: str, tmp_path: Path, second: list[str], more: list[str], words: str
+) -> None:
+    names = sorted(path.name for path in (folder / "images").rglob("*.png"))
+    (tmp_path / "far.csv").write_text("image,label\n" + "".join(f"{n},{7 * ('left' in n)}\n" for n in names))
+    more = [str(tmp_path / part) if part.endswith(".csv") else part for part in more]
+    models = [f"{mine}:sides", *(f"{mine}{name}" for name in second)]
+    code, _, err = roteq("audit", *models, folder / "images", *OPTIONS, "--trust", *more)
+    assert code == 2 and words in err.replace("\n", " ")
+    assert [line for line in err.splitlines() if "asked" in line] == ["16 asked", "8 asked", "8 asked"]
+
+
+def test_an_interruption_leaves_no_file(roteq: Roteq, folder: Path, mine: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    call = ("audit", f"{mine}:stops", folder / "images", *OPTIONS, "--trust", "--report", tmp_path / "new" / "a.html")
+    code, out, err = roteq(*call, "--csv", tmp_path / "a.csv")
+    assert (code, out) == (130, "") and err.strip().endswith("Stopped.") and "Traceback" not in err
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_what_is_no_plain_file_is_never_replaced(roteq: Roteq, folder: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for option in ("--csv", "--report"):
+        code, _, err = roteq("audit", folder / "sides.pt2", folder / "images", *OPTIONS, option, pipe)
+        assert code == 2 and f"{option}: expected the path of a file" in err and pipe.is_fifo()
+
+
+def test_names_of_folders_are_text_in_the_page(roteq: Roteq, folder: Path, tmp_path: Path) -> None:
+    for own, name in (("left", "zürich ü"), ("right", "<script>alert(1)<")):
+        shutil.copytree(folder / "images" / own, tmp_path / "images" / name)
+    page = tmp_path / "a.html"
+    call = ("audit", folder / "sides.pt2", tmp_path / "images", *OPTIONS, "angles=4", "--report", page)
+    code, _, err = roteq(*call)
+    assert code == 0, err
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;" in text and "zürich ü" in text
 
 
 def test_help_shows_an_example(roteq: Roteq) -> None:

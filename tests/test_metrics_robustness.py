@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from roteq.errors import UsageError
-from roteq.metrics import between_image_error, flip_rate, relative_error, turn_statistics
-from roteq.metrics.robustness import centred, image_variation, is_degenerate
+from roteq.metrics import between_image_error, flip_rate, relative_error
+from roteq.metrics.robustness import centred, image_variation, interval_of_means, is_degenerate
 
 LOGITS = np.random.default_rng(0).normal(size=(30, 3))
 OTHER = np.random.default_rng(1).normal(size=(30, 3))
@@ -65,36 +64,14 @@ def test_flip_rate_is_the_share_of_changed_decisions() -> None:
     assert flip_rate([[0, 1], [1, 0], [0, 2], [5, 4]], [[0, 1], [0, 1], [0, 1], [0, 1]]) == 0.5
 
 
-def test_turn_statistics_hold_errors_flips_and_accuracy() -> None:
-    labels = LOGITS.argmax(-1)
-    same, other = turn_statistics(LOGITS, np.stack([LOGITS, OTHER]), labels)
-    assert (same["between_image_error"], same["flip_rate"].value, same["accuracy"].value) == (0, 0, 1)
-    assert (same["flip_rate"].low, same["flip_rate"].high) == (0, 0)
-    assert other["between_image_error"] == between_image_error(OTHER, LOGITS)
-    assert other["relative_error"] == relative_error(OTHER, LOGITS)
-    assert other["flip_rate"].value == flip_rate(OTHER, LOGITS) == pytest.approx(1 - other["accuracy"].value)
-    assert other["flip_rate"].low < other["flip_rate"].value < other["flip_rate"].high
-
-
-def test_without_labels_there_is_no_accuracy() -> None:
-    assert turn_statistics(LOGITS, OTHER[None])[0]["accuracy"].value is None
-
-
-def test_groups_are_resampled_whole() -> None:
-    upright, turned = np.repeat(LOGITS, 20, axis=0), np.repeat(OTHER, 20, axis=0)[None]
-    alone = turn_statistics(upright, turned)[0]["flip_rate"]
-    clustered = turn_statistics(upright, turned, groups=np.repeat(np.arange(30), 20))[0]["flip_rate"]
+def test_intervals_of_means_hold_the_mean_and_resample_groups_whole() -> None:
+    values = np.repeat((OTHER.argmax(-1) != LOGITS.argmax(-1))[:, None], 20, axis=0)
+    groups = np.repeat(np.arange(len(LOGITS)), 20)
+    (alone,), (clustered,) = (interval_of_means(values, g, 200, 0.95, 0) for g in (None, groups))
+    assert alone.value == clustered.value == flip_rate(OTHER, LOGITS)
+    assert alone.low < alone.value < alone.high
     assert clustered.high - clustered.low > 3 * (alone.high - alone.low)
 
 
-@pytest.mark.parametrize(
-    ("upright", "turned", "message"),
-    [
-        (LOGITS, OTHER, "turned logits"),
-        (LOGITS[:, :1], OTHER[None, :, :1], "K >= 2"),
-        (LOGITS, OTHER[None, 1:], "turned"),
-    ],
-)
-def test_wrong_shapes_are_named(upright: np.ndarray, turned: np.ndarray, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        turn_statistics(upright, turned)
+def test_the_mean_of_nothing_is_undefined() -> None:
+    assert interval_of_means(np.full((5, 1), np.nan), None, 20, 0.95, 0)[0].value is None

@@ -61,7 +61,7 @@ def gather(source: Any, split: str | None = None, label_column: str | None = Non
         return _of_hub(source, split, label_column, download)
     if hasattr(source, "cast_column") or _is_split_dictionary(source):
         return _of_columns(source, "the dataset", split, label_column)
-    if label_column is not None and not isinstance(source, str | Path):
+    if label_column is not None:
         raise UsageError("label_column: only Hugging Face datasets and tables of labels have columns to choose from")
     if isinstance(source, str | Path):
         return _of_path(Path(source), split)
@@ -239,8 +239,8 @@ def _of_hub(name: str, split: str | None, label_column: str | None, download: bo
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not download and not folder.exists() and isinstance(error, OSError):
             raise RoteqError(
-                f"{name}: not on this machine: no such folder, and not in the cache of the library; download=True "
-                "fetches it"
+                f"{name}: not on this machine: no such folder, and not in the cache of the library; --download "
+                "(download=True) fetches it"
             ) from error
         raise RoteqError(f"{name}: could not be loaded: {words}") from error
     return _of_columns(found, f"hf:{where}", split, label_column)

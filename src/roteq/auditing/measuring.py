@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UsageError
+from ..errors import RoteqError, UsageError
 from ..metrics.arrays import as_groups
 from ..results import AuditDifference, AuditReport, AuditResult, Interval, Turn
 from ..results.audit import Kind
@@ -29,6 +29,7 @@ from .subject import Normalization, Subject
 from .turning import Turning
 
 PROBED = 16  # images the model is asked about twice, before anything else
+SHOWN = 4  # names in a message
 STEADY = 1e-3  # of the variation between images: more than rounding does in half precision
 
 
@@ -106,9 +107,20 @@ def audit_subjects(
     for i, name in enumerate(names):
         if name in names[:i]:
             raise UsageError(f"audit: expected models with different names, got {name!r} twice")
-    found = [_audit_one(subject, images, config, details, progress, options) for subject in subjects]
+    ready = [_prepare(subject, images, config, options) for subject in subjects]  # all of them, before the long work
+    found = [_audit_one(one, config, details, progress) for one in ready]
     pairs = [_difference(a, b, config) for a, b in combinations(found, 2)]
     return AuditReport(found[0].pictures.source, tuple(one.result for one in found), tuple(d for d in pairs if d))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model that has answered about a few of its pictures, and whose answers fit their labels."""
+
+    asker: Asker
+    turning: Turning
+    pictures: Pictures
+    unsteady: float | None
 
 
 @dataclass(frozen=True)
@@ -131,10 +143,7 @@ def chosen_images(config: AuditConfig, number: int) -> np.ndarray:
     return np.sort(np.random.default_rng(config.seed).choice(number, config.images, replace=False))
 
 
-def _audit_one(
-    subject: Subject, images: Any, config: AuditConfig, details: bool, progress: bool, options: Mapping[str, Any]
-) -> _Audited:
-    seconds = stopwatch()
+def _prepare(subject: Subject, images: Any, config: AuditConfig, options: Mapping[str, Any]) -> _Prepared:
     shape = {"channels": subject.channels, "size": subject.size, "resize": subject.resize}
     pictures = open_pictures(
         images,
@@ -150,9 +159,20 @@ def _audit_one(
     asker = Asker(subject, _normalization(subject, pictures))
     crop = _crop(subject, pictures)
     turning = Turning(pictures.size, crop, config, subject.device, pictures.is_float)
-    unsteady = _probe(asker, turning, pictures)
+    outputs, unsteady = _probe(asker, turning, pictures)
+    if asker.kind in ("classes", "labels"):
+        _names(pictures.classes, outputs)
+        _truth(pictures.labels, outputs, asker.kind)
+    return _Prepared(asker, turning, pictures, unsteady)
+
+
+def _audit_one(one: _Prepared, config: AuditConfig, details: bool, progress: bool) -> _Audited:
+    seconds = stopwatch()
+    asker, turning, pictures, subject = one.asker, one.turning, one.pictures, one.asker.subject
     tally, kept = _measure(asker, turning, pictures, config, progress)
-    lost = [name for i, name in enumerate(pictures.ids) if i not in set(kept.tolist())]
+    lost = [pictures.ids[i] for i in np.setdiff1d(np.arange(len(pictures)), kept)]
+    if 2 * len(lost) > len(pictures):
+        raise _broken(pictures, lost[0])
     late = [unreadable(lost, len(pictures))] if lost else []
     pictures = pictures.subset(kept)
     labels = pictures.labels
@@ -160,7 +180,11 @@ def _audit_one(
     measured, classes = _statistics(tally, labels, groups, pictures, config)
     result = _result(subject, asker, turning, measured, config, len(kept))
     controls = run_controls(asker, turning, pictures, config) if details else ()
-    findings = [*pictures.findings, *late, *find(measured, tally, labels, classes, unsteady, controls, turning, config)]
+    findings = [
+        *pictures.findings,
+        *late,
+        *find(measured, tally, labels, classes, one.unsteady, controls, turning, config),
+    ]
     result = replace(result, controls=controls, findings=tuple(findings))
     if details:
         result = replace(result, **measure_details(asker, turning, pictures, measured.variation))
@@ -178,6 +202,11 @@ def _normalization(subject: Subject, pictures: Pictures) -> Normalization | None
             f"normalize: {subject.name} does not say how its input is scaled; give raw (pixels 0..255), unit (0..1), "
             "imagenet, or MEAN/STD such as 0.5,0.5,0.5/0.5,0.5,0.5"
         )
+    if len(subject.normalize.mean) not in (1, pictures.channels):
+        raise UsageError(
+            f"normalize: expected one mean, or one for each of {pictures.channels} channels, got "
+            f"{len(subject.normalize.mean)}"
+        )
     return subject.normalize
 
 
@@ -192,20 +221,38 @@ def _crop(subject: Subject, pictures: Pictures) -> tuple[int, int]:
     return subject.size
 
 
-def _probe(asker: Asker, turning: Turning, pictures: Pictures) -> float | None:
-    """Ask about the first images twice, the second time in halves: what kind of answer comes, and is it the same again?
+def _probe(asker: Asker, turning: Turning, pictures: Pictures) -> tuple[int, float | None]:
+    """Ask about a few images twice, the second time in halves: how many outputs are there, and are they the same again?
     The difference, against the variation between images, if not."""
-    patches, _ = pictures.load(spread_out(len(pictures), PROBED))
-    if len(patches) < 2:
-        return None
-    pixels = turning.upright(patches)
+    pixels = turning.upright(_readable(pictures))
     half = len(pixels) // 2
     first, again = asker(pixels), torch.cat([asker(pixels[:half]), asker(pixels[half:])])
+    if not first.numel():
+        raise UsageError(f"{asker.subject.name}: expected scores, got an output of shape {tuple(first.shape)}")
     moments = Moments()
     moments.add(first)
     distance = float((again - first).double().flatten(1).square().sum(1).mean().sqrt())
     size = moments.size if is_degenerate(moments) else moments.variation
-    return distance / size if distance > STEADY * size else None
+    return first.shape[1], distance / size if distance > STEADY * size else None
+
+
+def _readable(pictures: Pictures) -> torch.Tensor:
+    """A few patches from all over, or the first ones if those cannot be decoded."""
+    everywhere, broken = np.arange(len(pictures)), ""
+    parts = (everywhere[start : start + PROBED] for start in range(0, len(pictures), PROBED))
+    for indices in (spread_out(len(pictures), PROBED), *parts):
+        patches, kept = pictures.load(indices)
+        if len(patches) > 1:
+            return patches
+        broken = broken or pictures.ids[indices[kept.argmin()]]
+    raise _broken(pictures, broken)
+
+
+def _broken(pictures: Pictures, first: str) -> RoteqError:
+    return RoteqError(
+        f"{pictures.source}: most of {len(pictures)} images cannot be decoded, though their headers are sound, the "
+        f"first is {first}; were they copied whole?"
+    )
 
 
 def _measure(
@@ -229,8 +276,6 @@ def _measure(
             tally.close()
             kept.append(indices)
             progressing.update(progressing.task_ids[0], advance=len(indices))
-    if sum(map(len, kept)) < 2:
-        raise UsageError("audit: expected at least two images that can be read; see the findings of the images")
     return tally, np.concatenate(kept)
 
 
@@ -241,28 +286,38 @@ def _statistics(
         return tally.measured(groups, config), ()
     if isinstance(tally, Maps):
         return tally.measured(groups), ()
-    classes = pictures.classes or tuple(f"class {k}" for k in range(tally.classes))
-    if len(classes) > tally.classes:
-        raise UsageError(
-            f"classes: the model has {tally.classes} outputs, the images have {len(classes)} classes "
-            f"({', '.join(classes[:4])} ...); give the names of the outputs in their order"
-        )
-    classes += tuple(f"class {k}" for k in range(len(classes), tally.classes))
-    if labels is not None:
-        labels = _as_truth(labels, tally)
+    classes = _names(pictures.classes, tally.classes)
+    labels = _truth(labels, tally.classes, "labels" if tally.multi else "classes")
     return DecisionStatistics(tally, labels, groups, classes, config).measured(), classes
 
 
-def _as_truth(labels: np.ndarray, tally: Decisions) -> np.ndarray:
-    expected = f"(N, {tally.classes}) of 0 and 1" if tally.multi else "(N,) class indices"
-    if labels.ndim != 1 + tally.multi or (tally.multi and labels.shape[1] != tally.classes):
-        raise UsageError(f"labels: expected {expected} for this model, got an array of shape {labels.shape}")
-    if not tally.multi and (labels.min() < 0 or labels.max() >= tally.classes):
+def _names(known: tuple[str, ...], outputs: int) -> tuple[str, ...]:
+    """A name for every output; those beyond the known ones are numbered."""
+    if len(known) > outputs:
+        more = ", ..." if len(known) > SHOWN else ""
         raise UsageError(
-            f"labels: the model has {tally.classes} classes, so labels go from 0 to {tally.classes - 1}; got "
-            f"{labels.min()} to {labels.max()}"
+            f"classes: the model has {outputs} outputs, and {len(known)} classes are named "
+            f"({', '.join(known[:SHOWN])}{more}); name the outputs in their order, "
+            "or give --labels none to audit without labels"
         )
-    return labels.astype(bool) if tally.multi else labels.astype(np.int64)
+    return known + tuple(f"class {k}" for k in range(len(known), outputs))
+
+
+def _truth(labels: np.ndarray | None, outputs: int, kind: Kind) -> np.ndarray | None:
+    """Labels that fit the outputs."""
+    if labels is None:
+        return None
+    multi = kind == "labels"
+    if labels.ndim != 1 + multi or (multi and labels.shape[1] != outputs):
+        expected = f"(N, {outputs}) of 0 and 1" if multi else "(N,) class indices"
+        hint = "; are the outputs independent: --output labels?" if labels.ndim == 2 and not multi else ""
+        raise UsageError(f"labels: expected {expected} for this model, got an array of shape {labels.shape}{hint}")
+    if not multi and (labels.min() < 0 or labels.max() >= outputs):
+        raise UsageError(
+            f"labels: the model has {outputs} classes, so labels go from 0 to {outputs - 1}; got {labels.min()} to "
+            f"{labels.max()}"
+        )
+    return labels.astype(bool) if multi else labels.astype(np.int64)
 
 
 def _result(

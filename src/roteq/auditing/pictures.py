@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import GREY, BadImage, check_header, decode, read_header, to_eight_bits
+from ..data.images import GREY, MAX_PIXELS, BadImage, check_header, decode, read_header, to_eight_bits
 from ..errors import RoteqError, UsageError, nearest
 from ..metrics.arrays import as_array
 from ..results import Finding
@@ -132,6 +132,9 @@ def open_pictures(
     channels, converted = _channels(headers, channels)
     names = [pile.names[i] for i in at]
     frame, method = frame_for(headers, names, size, resize, interpolation)
+    if frame.size[0] * frame.size[1] > MAX_PIXELS:
+        option = "resize" if resize else "size"
+        raise UsageError(f"{option}: patches of {by(frame.size)} pixels are more than the limit of {MAX_PIXELS:,}")
     truth = find_labels(pile, at, labels, classes, groups, label_column)
     return Pictures(
         source=pile.source,

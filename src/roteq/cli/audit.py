@@ -1,15 +1,17 @@
 """How any model behaves when the picture is turned."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import RoteqError, UsageError
 from .app import Json, busy, command, show, show_findings, show_json
 from .runs import data_of, write_csv
 
@@ -73,7 +75,8 @@ def audit(
 ) -> None:
     """What turning the pictures does to any model."""
     models, images, overrides = _arguments(arguments)
-    with busy("reading"), _as_options():
+    _check_targets(report=report, csv=csv)
+    with busy("reading"), _as_options(), _guests():
         from ..auditing import AuditConfig, audit_subjects, broken_limits
         from ..auditing.loading import load_subject
         from ..config import load_config
@@ -81,7 +84,12 @@ def audit(
         config = load_config(AuditConfig, overrides=overrides)
         if images is None:
             images = data_of(Path(models[0]))
-        about: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust": trust, "device": device}
+        about: dict[str, Any] = {
+            "weights": weights,
+            "pretrained": pretrained,
+            "trust": trust,
+            "device": _device(device),
+        }
         about |= {
             "size": _size(size),
             "resize": resize,
@@ -89,10 +97,10 @@ def audit(
             "kind": output,
             "output_key": output_key,
         }
-        about["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
+        about["classes"] = _classes(classes)
         names = short_names(models)
         subjects = [replace(load_subject(model, **about), name=name) for model, name in zip(models, names, strict=True)]
-    with _as_options():
+    with _as_options(), _guests():
         where: dict[str, Any] = {"labels": labels, "split": split, "label_column": label_column, "download": download}
         found = audit_subjects(subjects, images, config, progress=not json, **where)
         limits = {"max_flip_rate": max_flip_rate, "min_worst_accuracy": min_worst_accuracy, "max_error": max_error}
@@ -129,7 +137,7 @@ def _arguments(given: list[str]) -> tuple[list[str], str | None, list[str]]:
     >>> _arguments(["runs/one"])
     (['runs/one'], None, [])
     """
-    overrides = [word for word in given if re.fullmatch(r"[a-z_]+=.*", word) and not Path(word).exists()]
+    overrides = [word for word in given if re.fullmatch(r"[\w.]*=.*", word) and not Path(word).exists()]
     places = [word for word in given if word not in overrides]
     if not places:
         raise UsageError("expected MODEL and IMAGES: roteq audit MODEL IMAGES")
@@ -169,6 +177,55 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
+def _classes(text: str | None) -> tuple[str, ...] | None:
+    """
+    >>> _classes("normal, tumour")
+    ('normal', 'tumour')
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"--classes: expected different names with commas between them, got {text!r}")
+    return names
+
+
+def _device(text: str | None) -> str | None:
+    """A device that is here."""
+    if text is not None:
+        import torch
+
+        try:
+            torch.zeros(1, device=text).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            words = str(error).strip().splitlines()[0]
+            raise UsageError(f"--device: {text!r} cannot be used here ({words}); leave it out, or give cpu") from None
+    return text
+
+
+def _check_targets(**given: Path | None) -> None:
+    """What is written at the end must be a place for a file, and that is said at the beginning."""
+    paths = {option: path for option, path in given.items() if path is not None}
+    for option, path in paths.items():
+        parent = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+        if path.name == "" or (os.path.exists(path) and not os.path.isfile(path)):
+            raise UsageError(f"--{option}: expected the path of a file, got {str(path)!r}")
+        if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
+            raise RoteqError(f"--{option}: {path}: no file can be written into {parent}")
+    if len({path.absolute() for path in paths.values()}) < len(paths):
+        raise UsageError(f"--{' and --'.join(paths)}: expected different files, got {next(iter(paths.values()))} twice")
+
+
+@contextmanager
+def _guests() -> Iterator[None]:
+    """The code of others runs in here: what it prints is no result, and where it ends the program nothing passed."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as ended:
+        raise RoteqError(f"the code of the model ended the program (exit code {ended.code}); take that out") from None
+
+
 def without_pictures(found: Any) -> Any:
     """The result without the examples' pixels, which belong into the page."""
     audits = []
@@ -184,7 +241,9 @@ def _as_options() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        names = "labels|label-column|classes|split|size|resize|normalize|output-key|weights|pretrained|device|max-flip-rate|"
-        text = re.sub(rf"^({names}min-worst-accuracy|max-error)(?=:)", r"--\1", str(error))
+        names = "labels|label[-_]column|classes|split|size|resize|normalize|output-key|weights|pretrained|device|"
+        names += "max-flip-rate|min-worst-accuracy|max-error"
+        text = re.sub(rf"^({names})(?=:)", r"--\1", str(error))
+        text = re.sub(r"^--label_column", "--label-column", text)
         text = re.sub(r"^kind(?=:)", "--output", text)
         raise UsageError(re.sub(r"^(?=unknown model|expected timm:)", "MODEL: ", text)) from None

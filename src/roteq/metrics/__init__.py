@@ -12,7 +12,7 @@ from .guards import (
     watch_dead_units,
 )
 from .paired import compare, spread
-from .robustness import between_image_error, flip_rate, relative_error, turn_statistics
+from .robustness import between_image_error, flip_rate, relative_error
 
 __all__ = [
     "between_image_error",
@@ -28,6 +28,5 @@ __all__ = [
     "flip_rate",
     "relative_error",
     "spread",
-    "turn_statistics",
     "watch_dead_units",
 ]

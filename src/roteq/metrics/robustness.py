@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
 from ..results import Interval
-from .arrays import as_array, as_groups, as_labels
-from .resampling import check_bootstrap, interval, multiplicities
+from .arrays import as_array
+from .resampling import interval, multiplicities
 
 RELATIVE_NOISE = 1e-4  # of the output's size: ten times the rounding of a deep float32 network would still be 1 % error
 ABSOLUTE_NOISE = 1e-6  # logits
@@ -70,55 +69,9 @@ def _distance(turned: Any, upright: Any) -> float:
     return float(np.sqrt(((centred(turned) - centred(upright)) ** 2).sum(-1).mean()))
 
 
-def flips(turned: Any, upright: Any) -> np.ndarray:
-    """Whether each decision changes: (..., N) bool."""
-    return as_array(turned).argmax(-1) != as_array(upright).argmax(-1)
-
-
 def flip_rate(turned: Any, upright: Any) -> float:
     """The share of images whose decision changes."""
-    return float(flips(turned, upright).mean())
-
-
-def turn_statistics(
-    upright: Any,
-    turned: Any,
-    labels: Any = None,
-    *,
-    groups: Any = None,
-    bootstrap: int = 200,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """For each of T turns: between_image_error, relative_error, flip_rate and accuracy (the last two as Interval).
-
-    upright: logits (N, K) of the pictures as they are; turned: (T, N, K). Without labels accuracy is Interval(None).
-    The bootstrap resamples images, or whole groups, the same ones for every turn.
-    """
-    upright, turned = as_array(upright), as_array(turned)
-    if upright.ndim != 2 or upright.shape[1] < 2 or turned.shape[1:] != upright.shape:
-        raise UsageError(
-            "turn_statistics: expected logits (N, K) with K >= 2 and turned logits (T, N, K), "
-            f"got {upright.shape} and {turned.shape}"
-        )
-    check_bootstrap("turn_statistics", bootstrap, confidence)
-    n = len(upright)
-    flipped = flips(turned, upright[None]).T  # (N, T)
-    right = np.full(flipped.shape, np.nan)
-    if labels is not None:
-        right = (turned.argmax(-1) == as_labels("turn_statistics", labels, upright.shape[1])).T
-    rates = interval_of_means(
-        np.hstack([flipped, right]), as_groups("turn_statistics", groups, n), bootstrap, confidence, seed
-    )
-    return [
-        {
-            "between_image_error": between_image_error(one, upright),
-            "relative_error": relative_error(one, upright),
-            "flip_rate": rates[t],
-            "accuracy": rates[len(turned) + t],
-        }
-        for t, one in enumerate(turned)
-    ]
+    return float((as_array(turned).argmax(-1) != as_array(upright).argmax(-1)).mean())
 
 
 def interval_of_means(
