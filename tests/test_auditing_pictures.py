@@ -17,7 +17,9 @@ from PIL import Image
 from roteq import audit
 from roteq.auditing import AuditConfig
 from roteq.auditing.framing import Frame
+from roteq.auditing.measuring import PROBED
 from roteq.auditing.pictures import Pictures, open_pictures, unreadable
+from roteq.auditing.rows import spread_out
 from roteq.data import PatchDataset, PrepareOptions, prepare
 from roteq.errors import RoteqError, UsageError
 
@@ -688,21 +690,21 @@ def test_what_turns_out_broken_when_it_is_decoded_is_not_kept(tmp_path: Path) ->
     assert "1 of 20 images" in unreadable([found.ids[3]], 20).message
 
 
-@pytest.mark.parametrize("broken", [[0], [3, 19], [0, 6, 13, 19]])
+@pytest.mark.parametrize("broken", [[0], [3, 39], spread_out(40, PROBED)])
 def test_the_audit_goes_on_without_what_cannot_be_decoded(tmp_path: Path, broken: list[int]) -> None:
-    save(tmp_path, **{f"a{i:02d}": (64, 64) for i in range(20)})
+    save(tmp_path, **{f"a{i:02d}": (64, 64) for i in range(40)})
     for i in broken:
         truncated(tmp_path / f"a{i:02d}.png")
-    labels = np.arange(20) % 3
+    labels = np.arange(40) % 3
     options: dict[str, Any] = {"normalize": "unit", "config": AuditConfig(angles=4, bootstrap=0), "details": False}
     result = audit(brightest, tmp_path, labels, **options)
     (finding,) = [one for one in result.findings if one.guard == "unreadable images"]
     assert finding.message.startswith(
-        f"{len(broken)} of 20 images could not be read and were left out: a{broken[0]:02d}"
+        f"{len(broken)} of 40 images could not be read and were left out: a{broken[0]:02d}"
     )
-    rest = np.setdiff1d(np.arange(20), broken)
+    rest = np.setdiff1d(np.arange(40), broken)
     alone = audit(brightest, [tmp_path / f"a{i:02d}.png" for i in rest], labels[rest], **options)
-    assert (result.images, result.upright_accuracy) == (20 - len(broken), alone.upright_accuracy)
+    assert (result.images, result.upright_accuracy) == (40 - len(broken), alone.upright_accuracy)
     assert result.turns == alone.turns
 
 

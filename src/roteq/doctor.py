@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics")
-EXTRAS = {"dev": ("pytest", "style, types and tests")}
+EXTRAS = {
+    "onnx": ("onnxruntime", "ONNX files"),
+    "hub": ("transformers", "models and datasets of Hugging Face"),
+    "dev": ("pytest", "style, types and tests"),
+}
 GIB = 2**30
 REINSTALL = "pip install --force-reinstall --no-cache-dir torch torchvision"
 
