@@ -244,6 +244,18 @@ def test_controls_are_run_and_pass() -> None:
     assert float(result.controls[1].found) < 1e-4
 
 
+def test_a_model_that_looks_for_a_direction_passes_the_controls() -> None:
+    """Its average over the group is a constant, and a constant is no proof of a fault."""
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        more = x[..., :12].mean((1, 2, 3)) - x[..., 12:].mean((1, 2, 3))
+        return torch.stack([more, -more], 1)
+
+    result = audit(predict, smooth_images(), size=24, config=EXACT, details=True)
+    assert guards(result) == set()
+    assert "hardly varies" in result.controls[1].found and result.controls[1].passed
+
+
 def test_a_model_with_a_state_fails_the_control() -> None:
     calls = 0
 

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from roteq.auditing.config import AuditConfig
 from roteq.auditing.turning import Element, Turner, Turning, center, disc, elements, prefilter, sampling_matrix
+from roteq.config import load_config
 from roteq.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -86,10 +87,21 @@ def test_any_list_of_angles() -> None:
     orbit = elements(AuditConfig(angles=(10, 100, 180, -5, 370), mirrors=False))
     assert [e.angle for e in orbit] == [90, 180, 270, 10, 100, 355]
     assert {e.base for e in orbit} == {0.0, 10.0, 85.0}
-    with pytest.raises(UsageError, match="angles other than 0"):
-        from roteq.config import load_config
 
-        load_config(AuditConfig, overrides=["angles=[0, 360]"])
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("angles=[0, 360]", "angles other than 0"),
+        ("angles=0", "at least 1 angle"),
+        ("angles=1000000", "3600 at most"),
+        ("angles=[.nan]", "finite degrees"),
+        ("seed=-1", "greater than or equal to 0"),
+    ],
+)
+def test_settings_that_cannot_be(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config(AuditConfig, overrides=[setting])
 
 
 def test_24_angles_need_five_interpolations() -> None:

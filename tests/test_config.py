@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from roteq.config import Config, apply_override, load_config, save_yaml, to_yaml
@@ -100,3 +102,14 @@ def test_results_save_and_load(tmp_path):
 
 def test_the_nearest_choice_is_named():
     assert nearest("RESNET-50", ["resnet50", "alexnet"]) == "did you mean 'resnet50'?"
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with (
+        pytest.raises(RoteqError, match="pipe: could not be written: expected a plain file"),
+        atomic_path(pipe) as temporary,
+    ):
+        temporary.write_text("new")
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]

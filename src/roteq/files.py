@@ -18,6 +18,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The suffix is kept (some writers choose the format by it) and the name starts with a dot, so no loader sees it.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise RoteqError(f"{path}: could not be written: expected a plain file, and this is something else")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

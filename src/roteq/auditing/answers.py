@@ -15,6 +15,7 @@ from .subject import Subject
 KEYS = ("logits", "out", "output", "pooler_output", "image_embeds", "pred", "scores")  # where a dictionary keeps them
 SUM = 1e-4  # how far the sum of probabilities may lie from 1
 LEAST = 1e-12
+NO_MEMORY = "DefaultCPUAllocator: "
 
 
 def checked_ask(subject: Subject, images: Tensor) -> Any:
@@ -25,11 +26,13 @@ def checked_ask(subject: Subject, images: Tensor) -> Any:
     except (RoteqError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the model raises
+        if isinstance(error, RuntimeError) and NO_MEMORY in str(error):  # of a processor
+            raise torch.OutOfMemoryError(str(error)) from error
         channels, height, width = images.shape[1:]
         words = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(
             f"{subject.name}: failed on pictures of {channels} channel(s) and {height}x{width} pixels "
-            f"({type(error).__name__}: {words}); give the size that it takes with --size"
+            f"({type(error).__name__}: {words}); if it takes another size, give it with --size"
         ) from error
 
 

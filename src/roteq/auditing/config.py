@@ -1,17 +1,22 @@
 """What an audit asks."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from ..config import Config
 
+MOST = 3600  # angles
+
 
 def _in_a_circle(angles: int | tuple[float, ...]) -> int | tuple[float, ...]:
     if isinstance(angles, int):
-        if angles < 1:
-            raise ValueError("expected at least 1 angle")
+        if not 1 <= angles <= MOST:
+            raise ValueError(f"expected at least 1 angle, {MOST} at most")
         return angles
+    if not all(math.isfinite(angle) for angle in angles) or len(angles) > MOST:
+        raise ValueError(f"expected finite degrees, {MOST} at most")
     found = tuple(sorted({float(angle) % 360 for angle in angles} - {0.0}))
     if not found:
         raise ValueError("expected angles other than 0")
@@ -39,4 +44,4 @@ class AuditConfig(Config):
     bootstrap: int = Field(default=1000, ge=0)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     examples: int = Field(default=6, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
