@@ -749,7 +749,7 @@ def test_a_module_is_asked_in_evaluation_mode_and_left_as_it_was() -> None:
         raise ValueError("no\nmore")
 
     network[0].register_forward_hook(fail)
-    with pytest.raises(UsageError, match=r"mine: failed on .* \(ValueError: no\); give the size"):
+    with pytest.raises(UsageError, match=r"mine: failed on .* \(ValueError: no\); if it takes another size"):
         checked_ask(subject, noise())
     assert network.training
 

@@ -378,6 +378,7 @@ def test_what_leaves_exports_and_runs_elsewhere(name, width):
     assert_close(torch.from_numpy(found), twin(x).detach(), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grouped", "cut by numbers", "standardised filters"])
 def test_twins_compile_and_are_copied(name):
     torch.compiler.reset()

@@ -217,6 +217,7 @@ def test_weights_are_saved_and_read_and_written_out(make, options, tmp_path):
 PROGRAMS = [(p4m_densenet, {"growth": 1, "depth": 2}), (se2_pcam, {"group": "p4", "width": 1})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"), [pytest.param(*PROGRAMS[0], marks=pytest.mark.slow), pytest.param(*PROGRAMS[1])]
 )

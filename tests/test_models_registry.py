@@ -121,6 +121,7 @@ def test_states_load_in_both_modes(name):
         assert torch.equal(other.eval()(x), net(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(slow=SLOW_TO_COMPILE))
 def test_networks_compile_into_one_graph(name):
     torch.compiler.reset()
@@ -130,6 +131,7 @@ def test_networks_compile_into_one_graph(name):
     assert_close(twin(x), net(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(slow=(*HEAVY, "resnet44 p4", "resnet26 p4m")))
 def test_networks_export_for_any_batch(name):
     net, x = trained(name), images(name)

@@ -27,6 +27,7 @@ def test_plain_computes_the_same_and_folds(name):
         assert not norms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep())
 def test_plain_exports(name):
     net, x = trained(name), images(name)
