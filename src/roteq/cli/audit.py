@@ -24,8 +24,8 @@ def audit(
             metavar="MODEL... IMAGES [KEY=VALUE...]",
             help="MODEL: a run of roteq, timm:NAME, torchvision:NAME, hf:NAME, a .pt2, .onnx or TorchScript file, "
             "package.module:FUNCTION, FILE.py:FUNCTION. IMAGES: a folder, class folders, a CSV, a prepared dataset, "
-            "hf:NAME. Settings: angles=24 or [15,45], images=500 (0: all), mirrors=true, "
-            "corners=disc (mirror, edge, black), interpolation=spline (bicubic, bilinear), bootstrap, confidence, seed.",
+            "hf:NAME. Settings: angles=24 or [15,45], images=500 (0: all), mirrors=true, corners=disc "
+            "(mirror, edge, black), interpolation=spline (bicubic, bilinear), bootstrap, confidence, seed.",
         ),
     ],
     labels: Annotated[
