@@ -9,7 +9,6 @@ from torch import Tensor
 from ..conversion import Symmetrized
 from ..errors import RoteqError
 from ..results import Control
-from .config import AuditConfig
 from .looking import Asker
 from .pictures import Pictures
 from .rows import Moments, spread_out
@@ -22,7 +21,7 @@ ZERO = 1e-4  # rounding in float32, against the variation between images
 VARIES = 1e-2  # of the model's own variation
 
 
-def run_controls(asker: Asker, turning: Turning, pictures: Pictures, config: AuditConfig) -> tuple[Control, ...]:
+def run_controls(asker: Asker, turning: Turning, pictures: Pictures) -> tuple[Control, ...]:
     """Both on a few images and the exact elements, through the same turning and the same statistics."""
     patches, _ = pictures.load(spread_out(len(pictures), FEW))
     if len(patches) < 2:

@@ -179,7 +179,7 @@ def _audit_one(one: _Prepared, config: AuditConfig, details: bool, progress: boo
     groups = as_groups("audit", pictures.groups, len(kept))
     measured, classes = _statistics(tally, labels, groups, pictures, config)
     result = _result(subject, asker, turning, measured, config, len(kept))
-    controls = run_controls(asker, turning, pictures, config) if details else ()
+    controls = run_controls(asker, turning, pictures) if details else ()
     findings = [
         *pictures.findings,
         *late,

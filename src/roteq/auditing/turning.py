@@ -221,7 +221,7 @@ class Turning:
         return center(pixels, h, w).movedim((2, 3), (0, 1)).float().contiguous()
 
     def reference(self, upright: Tensor) -> Tensor:
-        return upright if self.mask is None else _cover(upright, self.mask, self._fill(upright))
+        return upright if self.mask is None else torch.where(self.mask, upright, self._fill(upright))
 
     def looks(self, patches: Tensor, upright: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
         """Yield (base, look, back) for each interpolated base angle: (B, C, h, w), turned, and there and back."""
@@ -239,17 +239,12 @@ class Turning:
             found = []
             for look in turner(pixels):
                 look = look.permute(2, 0, 1).reshape(b, c, *self.crop).clamp(low, high)
-                found.append(look if fill is None else _cover(look, self.mask, fill))
+                found.append(look if fill is None or self.mask is None else torch.where(self.mask, look, fill))
             yield base, found[0], found[1]
 
     def _fill(self, upright: Tensor) -> Tensor:
         assert self.mask is not None
         return upright[:, :, self.mask].mean(2)[:, :, None, None]
-
-
-def _cover(look: Tensor, mask: Tensor | None, fill: Tensor) -> Tensor:
-    assert mask is not None
-    return torch.where(mask, look, fill)
 
 
 def _method(turning: Turning, config: AuditConfig) -> str:
