@@ -57,6 +57,7 @@ class PrepareOptions(Config):
     limit: int | None = Field(default=None, ge=1)
     skip_bad: bool = False
     workers: int | None = Field(default=None, ge=1)
+    mpp: float | None = Field(default=None, gt=0)
 
     @field_validator("class_names", mode="before")
     @classmethod

@@ -29,7 +29,7 @@ from .layers import (
     Exchanged,
     MapError,
 )
-from .study import DatasetInfo, Difference, Evaluation, Fit, Mistake, Reproduction, Run, Study, Summary, Trial
+from .study import DatasetInfo, Difference, Evaluation, Fit, MapExample, Mistake, Reproduction, Run, Study, Summary, Trial
 
 __all__ = [
     "AngleError",
@@ -58,6 +58,7 @@ __all__ = [
     "LieError",
     "Look",
     "MapError",
+    "MapExample",
     "Mistake",
     "Orbit",
     "Reproduction",

@@ -27,12 +27,16 @@ class DatasetInfo:
     sha256: str = ""  # of the sorted lines "path sha256-of-file" of the index
     findings: tuple[Finding, ...] = ()
     source_sha256: str = ""  # of the source's table: ids, labels, groups, splits, file sizes and dates
+    images: dict[str, int] = field(default_factory=dict)  # split -> images, of masks, whose counts are pixels
+    mpp: float | None = None  # microns per pixel, as prepared; None: unknown
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One model on one labelled set. `metrics` holds accuracy, balanced_accuracy, auc, average_precision, f1, mcc,
-    nll, ece; for more than two classes auc, average_precision and f1 are macro averages, one class against the rest."""
+    nll, ece; for more than two classes auc, average_precision and f1 are macro averages, one class against the rest.
+    Of maps n counts pixels (`images` says of how many images), the bootstrap resamples images or groups of them, and
+    there are dice, iou, and where they apply v_rand, v_info, detection_precision, detection_recall, detection_f1."""
 
     n: int
     classes: tuple[str, ...]
@@ -46,6 +50,7 @@ class Evaluation:
     clusters: int | None = None  # groups over which the bootstrap resampled; None: single images
     roc: tuple[tuple[float, float], ...] = ()  # (false positive rate, true positive rate), two classes only
     pr: tuple[tuple[float, float], ...] = ()  # (recall, precision), two classes only
+    images: int | None = None  # of maps
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,24 @@ class Mistake:
     predicted: str
     probability: float
     png: str  # base64
+
+
+@dataclass(frozen=True)
+class MapExample:
+    """One test image through a dense network, upright and turned: base64 PNGs. Maps show the probability of the last
+    class; `turned_back` is the map of the turned image, turned back, `difference` its distance from the upright map."""
+
+    id: str
+    angle: float  # degrees, counter-clockwise as displayed
+    scores: dict[str, float | None]  # of this image, such as dice
+    image: str
+    truth: str
+    map: str
+    turned_image: str
+    turned_map: str
+    turned_back: str
+    difference: str
+    largest: float  # difference of two probabilities in it
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,7 @@ class Run:
     findings: tuple[Finding, ...]
     mistakes: tuple[Mistake, ...] = ()
     kernels: tuple[tuple[tuple[tuple[float, ...], ...], ...], ...] = ()  # first layer: (features, |G|, k, k)
+    maps: tuple[MapExample, ...] = ()  # of a dense network
 
 
 @dataclass(frozen=True)
@@ -112,9 +136,10 @@ class Difference:
     b: str
     auc: Interval
     accuracy: Interval
-    only_a_right: int
-    only_b_right: int
-    mcnemar_p: float
+    only_a_right: int | None  # None of maps, whose pixels are no independent decisions
+    only_b_right: int | None
+    mcnemar_p: float | None
+    metrics: dict[str, Interval] = field(default_factory=dict)  # of maps: dice, v_rand, detection_f1, ...
 
 
 @dataclass(frozen=True)

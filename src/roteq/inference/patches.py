@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .data import PatchDataset
-from .errors import RoteqError, UsageError
-from .files import atomic_path
-from .metrics.guards import check_input_range
-from .results import Finding
-from .training import Classifier
-from .training.checkpoint import read_checkpoint, restore
-from .training.feed import Pixels, count_pixels
-from .training.measure import device
+from ..data import PatchDataset
+from ..errors import RoteqError, UsageError
+from ..files import atomic_path
+from ..metrics.guards import check_input_range
+from ..results import Finding
+from ..training import Classifier
+from ..training.checkpoint import read_checkpoint, restore
+from ..training.feed import Pixels, count_pixels
+from ..training.measure import device
 
 SHIFT = 1.5  # standard deviations by which the mean pixel may lie off that of the training images
 META = b"roteq"
