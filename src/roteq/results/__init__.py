@@ -29,7 +29,19 @@ from .layers import (
     Exchanged,
     MapError,
 )
-from .study import DatasetInfo, Difference, Evaluation, Fit, MapExample, Mistake, Reproduction, Run, Study, Summary, Trial
+from .study import (
+    DatasetInfo,
+    Difference,
+    Evaluation,
+    Fit,
+    MapExample,
+    Mistake,
+    Reproduction,
+    Run,
+    Study,
+    Summary,
+    Trial,
+)
 
 __all__ = [
     "AngleError",
