@@ -26,6 +26,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {  # model, opt
     "allcnn_c p4m": ("allcnn_c", {"group": "p4m"}, 3, 32, 32),
     "resnet44 p4m": ("resnet44", {"group": "p4m"}, 3, 32, 16),
     "resnet26 p4m": ("resnet26", {"group": "p4m"}, 3, 32, 8),
+    "g_unet p4": ("g_unet", {"group": "p4"}, 3, 96, 8),
+    "g_unet p4m": ("g_unet", {"group": "p4m"}, 3, 96, 8),
+    "g_unet C8": ("g_unet", {"group": "C8"}, 3, 96, 8),
     "p4m_densenet p4m": ("p4m_densenet", {}, 3, 96, 8),
     "p4m_densenet Z2": ("p4m_densenet", {"group": "Z2"}, 3, 96, 16),
     "se2_pcam C8": ("se2_pcam", {"group": "C8"}, 3, 96, 16),
@@ -49,7 +52,8 @@ def main() -> None:
             tied = create(model, in_channels=channels, num_classes=10, **options)
             seconds.append(time.perf_counter() - begin)
         twin = plain(tied).train()
-        images, labels = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
+        images, labels = torch.randn(batch, channels, side, side), torch.randint(10, (batch, side, side))
+        labels = labels if model == "g_unet" else labels[:, 0, 0]
         optimizers = {net: torch.optim.Adam(net.parameters()) for net in (tied, twin)}
         rounds = [[_step(net, optimizers[net], images, labels) for net in (tied, twin)] for _ in range(args.rounds + 1)]
         ours, theirs = (statistics.median(column) for column in zip(*rounds[1:], strict=True))

@@ -164,7 +164,7 @@ def test_a_dense_map_holds_the_logits_of_every_window(make, options, window, str
     net = trained(seeded(make, 3, 3, **options), window)
     maps = make(3, 3, dense=True, **options).double().eval()
     maps.load_state_dict(net.state_dict())
-    assert (maps.window, maps.stride) == (window, stride)
+    assert (maps.geometry.window, maps.geometry.stride) == (window, stride)
     x = noise(2, 3, window + 2 * stride, window + 3 * stride, dtype=torch.float64)
     windows = x.unfold(2, window, stride).unfold(3, window, stride)  # (B, C, h, w, window, window)
     with torch.no_grad():
@@ -192,9 +192,10 @@ def test_p4m_densenet_takes_any_size_that_fits(size):
 def test_the_smallest_side_follows_the_depth():
     for depth in (1, 2, 3, 4):
         net = p4m_densenet(1, 2, "C4", growth=1, depth=depth).eval()
-        assert (net.smallest, net.window, net.stride) == (5 * 2 ** (depth - 1), 6 * 2 ** (depth - 1), 2 ** (depth - 1))
+        scale = 2 ** (depth - 1)
+        assert (net.smallest, net.geometry.window, net.geometry.stride) == (5 * scale, 6 * scale, scale)
         assert net(noise(2, 1, net.smallest, net.smallest)).shape == (2, 2)
-        assert map_sides(net, noise(2, 1, net.window, net.window))[-1] == 2
+        assert map_sides(net, noise(2, 1, 6 * scale, 6 * scale))[-1] == 2
         with pytest.raises(UsageError, match=f"at least {net.smallest}x{net.smallest}"):
             net(noise(2, 1, net.smallest - 1, net.smallest))
 

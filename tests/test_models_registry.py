@@ -8,10 +8,9 @@ import torch
 from networks import HEAVY, INVARIANT, NETWORKS, RANDOM, config, images, sweep, trained, untrained
 from torch.testing import assert_close
 
-from roteq.config import validate
 from roteq.errors import UsageError
 from roteq.models import MODELS, ModelConfig, create
-from roteq.models.registry import GROUP_NETWORKS
+from roteq.models.registry import GROUP_NETWORKS, MAP_NETWORKS
 from roteq.testing import assert_equivariant, equivariance_error
 
 PUBLISHED = {  # (model, options, channels, classes) -> parameters
@@ -46,8 +45,8 @@ SLOW_TO_COMPILE = (
 
 
 def test_every_model_is_swept():
-    assert {model for model, *_ in NETWORKS.values()} == set(MODELS)
-    assert {NETWORKS[name][0] for name in INVARIANT} == {*GROUP_NETWORKS} - {"se2cnn_study"}
+    assert {model for model, *_ in NETWORKS.values()} == set(MODELS) - {*MAP_NETWORKS}
+    assert {NETWORKS[name][0] for name in INVARIANT} == {*GROUP_NETWORKS} - {"se2cnn_study", *MAP_NETWORKS}
 
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=str)
@@ -166,11 +165,6 @@ def test_networks_are_built_at_once(model):
 def test_a_group_that_is_none_is_refused(model):
     with pytest.raises(UsageError, match="group: expected 'Z2', 'p4', 'p4m', 'C<N>', 'D<N>' or 'SE"):
         create(model, in_channels=1, num_classes=2, group="p5")
-
-
-def test_a_map_of_answers_is_refused_as_a_classifier():
-    with pytest.raises(UsageError, match=r"p4m_densenet: dense: a map of answers has no labels.*set net\.dense = True"):
-        validate(ModelConfig, {"name": "p4m_densenet", "dense": True}, where="model")
 
 
 def test_a_network_promises_the_elements_that_it_keeps():

@@ -23,7 +23,8 @@ from ..nn import (
     SymmetricAvgPool2d,
     SymmetricMaxPool2d,
 )
-from ..nn.checks import check_at_least
+from ..nn.checks import check_at_least, check_grid
+from ..nn.geometry import Geometry
 
 GROWTHS = {1: 24, 4: 13, 8: 9}  # |G| -> growth of the published P4M-DenseNet and its twins on p4 and Z2
 WIDTHS = {1: 40, 4: 20, 8: 14, 12: 11, 16: 10}  # |G| -> features of the published SE(2,N) networks
@@ -70,9 +71,7 @@ class P4MDenseNet(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, group: Group, growth: int, depth: int, dense: bool) -> None:
         super().__init__()
-        self.stride = 2 ** (depth - 1)
-        self.window, self.smallest = 6 * self.stride, 5 * self.stride  # which leave a map of 2x2 and of one pixel
-        self.dense = dense
+        self.depth, self.dense = depth, dense
         self.lift = LiftingConv2d(in_channels, growth, 3, bias=False, group=group)
         self.blocks = nn.Sequential(DenseBlock(growth, growth, group))
         for count in range(2, depth + 1):
@@ -84,9 +83,19 @@ class P4MDenseNet(nn.Module):
         self.head = nn.Linear((depth + 1) * growth, num_classes)
         start_as_he(self)
 
+    @property
+    def geometry(self) -> Geometry:
+        """Of the dense network. Windows that leave a map of 2x2."""
+        return Geometry(6 * 2 ** (self.depth - 1), 2 ** (self.depth - 1))
+
+    @property
+    def smallest(self) -> int:
+        """The side that leaves one pixel."""
+        return 5 * 2 ** (self.depth - 1)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.dense:
-            check_grid("p4m_densenet", x, self.window, self.stride)
+            check_grid("p4m_densenet", x, self.geometry)
         else:
             check_fits("p4m_densenet", x, self.smallest, "enlarge them, or take a smaller depth (each halves it)")
         x = self.project(self.relu(self.norm(self.blocks(self.lift(x)))))
@@ -104,7 +113,7 @@ class SE2PCam(nn.Module):
     Exactness: exactly invariant for multiples of 90 degrees and mirrors at every size; maps turn with the picture.
     """
 
-    window, stride, smallest = 88, 12, 88
+    geometry = Geometry(88, 12)
 
     def __init__(
         self, in_channels: int, num_classes: int, group: Group, width: int, basis: Basis | None, dense: bool
@@ -127,10 +136,10 @@ class SE2PCam(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dense:
-            check_grid("se2_pcam", x, self.window, self.stride)
+            check_grid("se2_pcam", x, self.geometry)
         else:
-            check_fits("se2_pcam", x, self.smallest, "enlarge them")
-            x = centre(x, self.window)
+            check_fits("se2_pcam", x, self.geometry.window, "enlarge them")
+            x = centre(x, self.geometry.window)
         x = self.project(self.features(x))
         x = self.head(self.relu(self.norm(self.mix(x))))
         return x if self.dense else x.flatten(1)
@@ -148,18 +157,6 @@ def centre(x: Tensor, side: int) -> Tensor:
     """The middle of the picture, `side` pixels, one more where that is needed to cut as much from opposite sides."""
     rows, columns = ((have - side) // 2 for have in x.shape[-2:])
     return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
-
-
-def check_grid(model: str, x: Tensor, window: int, stride: int) -> None:
-    """Windows of the published size, a stride apart, cover the picture: then all poolings are on the same grid for all
-    windows, and symmetric about the centre of the picture."""
-    for side in x.shape[-2:]:
-        if side < window or (side - window) % stride:
-            below = max(window, side - (side - window) % stride)
-            raise UsageError(
-                f"{model}: dense: expected sides of {window} + k * {stride} pixels, got {x.shape[-2]}x{x.shape[-1]}; "
-                f"nearest to {side}: {below} or {below + stride}"
-            )
 
 
 @torch.no_grad()
@@ -210,7 +207,7 @@ def p4m_densenet(
 
     `growth` None: features of the first layer and of every block as published for |G| of 1, 4 and 8: 24, 13 and 9; for
     other groups those whose number of parameters comes nearest to that of Z2. `depth`: dense blocks.
-    `dense`: a map of logits with one vector for each window of 96 pixels, 16 apart (attributes `window`, `stride`),
+    `dense`: a map of logits with one vector for each window of 96 pixels, 16 apart (attribute `geometry`),
     from the same weights; or set `net.dense = True` on a trained network. Sides must be 96 + k * 16 pixels.
     Against the published form: two outputs with softmax stand for one with sigmoid (num_classes=1 has its parameters:
     123,400, on Z2 111,337); BN has the momentum and eps of torch.
@@ -243,7 +240,7 @@ def se2_pcam(
 
     `width` None: features as published for |G| of 1, 4, 8, 12 and 16: 40, 20, 14, 11 and 10; for other groups those
     whose convolution weights come nearest to the 126,616 of N = 1.
-    `dense`: a map of logits with one vector for each window of 88 pixels, 12 apart (attributes `window`, `stride`),
+    `dense`: a map of logits with one vector for each window of 88 pixels, 12 apart (attribute `geometry`),
     from the same weights; or set `net.dense = True` on a trained network. Sides must be 88 + k * 12 pixels.
     Against the published form, whose 5x5 kernels were 21 quadratic B-splines, on the pixels of a disc: `basis` "pixel"
     or "disc" has 25 weights a kernel (126,874 for C8), as its widths were matched; None has 15 harmonics over groups

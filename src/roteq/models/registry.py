@@ -1,7 +1,7 @@
 """One dict of models, and the configuration that names one of them with its options."""
 
-import inspect
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
@@ -17,6 +17,7 @@ from .pcam import p4m_densenet, se2_pcam
 from .rotated_mnist import p4cnn, p4cnn_rotation_pooling, z2cnn
 from .se2cnn import cnn, se2cnn, se2cnn_study
 from .twins import twin
+from .unet import g_unet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
@@ -24,6 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
     "densenet121": densenet121,
     "e2_mnist": e2_mnist,
+    "g_unet": g_unet,
     "p4cnn": p4cnn,
     "p4cnn_rotation_pooling": p4cnn_rotation_pooling,
     "p4m_densenet": p4m_densenet,
@@ -38,10 +40,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "z2cnn": z2cnn,
 }
 GROUP_NETWORKS = (
-    *("allcnn_c", "e2_mnist", "p4cnn", "p4cnn_rotation_pooling", "p4m_densenet", "resnet26", "resnet44"),
+    *("allcnn_c", "e2_mnist", "g_unet", "p4cnn", "p4cnn_rotation_pooling", "p4m_densenet", "resnet26", "resnet44"),
     *("se2_pcam", "se2cnn", "se2cnn_study", "twin"),
 )
-FROM_DATA = ("in_channels", "num_classes")  # decided by the data, not by a configuration
+MAP_NETWORKS = ("g_unet",)  # that answer with maps only; those with an option `dense` do both
+FROM_DATA = ("in_channels", "num_classes", "dense", "output")  # decided by the data, not by a configuration
 
 
 def create(name: str, **options: Any) -> nn.Module:
@@ -60,7 +63,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     if name not in MODELS:
         raise UsageError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     hints = get_type_hints(MODELS[name])
-    known = list(inspect.signature(MODELS[name]).parameters)
+    known = list(signature(MODELS[name]).parameters)
     for key, value in options.items():
         if key not in known:
             raise UsageError(f"{name}: unknown option {key!r}; {nearest(key, known)} (options: {', '.join(known)})")
@@ -73,7 +76,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 def defaults(name: str) -> dict[str, Any]:
     """The options of a model that a configuration may set, with their default values."""
-    parameters = inspect.signature(MODELS[name]).parameters.values()
+    parameters = signature(MODELS[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in FROM_DATA}
 
 
@@ -99,12 +102,11 @@ class ModelConfig(Config):
         name = tree["name"]
         given = {key: value for key, value in tree.items() if key not in ("name", "label", "options")}
         given |= tree.get("options") or {}
+        given = {key: value for key, value in given.items() if key != "dense" or value}  # of older files
         for key in FROM_DATA:
             if key in given:
                 raise UsageError(f"{name}: {key} is given by the data and cannot be set")
         check_options(name, given)
-        if given.get("dense"):
-            raise UsageError(f"{name}: dense: a map of answers has no labels to learn from; set net.dense = True later")
         if "group" in given:
             named_group(given["group"])
         options = defaults(name) | given
@@ -126,10 +128,19 @@ class ModelConfig(Config):
         found = named_group(self.options.get("restrict") or self.options["group"])
         return found.name if found.order > 1 else None
 
-    def build(self, in_channels: int, num_classes: int, *, weights: bool = True) -> nn.Module:
-        """The network. weights=False: as a shell for a checkpoint; pretrained weights are neither read nor
-        downloaded and nothing is frozen."""
-        options = dict(self.options)
+    def build(self, in_channels: int, num_classes: int, *, dense: bool = False, weights: bool = True) -> nn.Module:
+        """The network; dense: one that answers with maps. weights=False: as a shell for a checkpoint; pretrained
+        weights are neither read nor downloaded and nothing is frozen.
+
+        Raises: UsageError if the network answers with the other kind only.
+        """
+        mappers = [*MAP_NETWORKS, *(name for name in MODELS if "dense" in signature(MODELS[name]).parameters)]
+        if dense and self.name not in mappers:
+            raise UsageError(f"{self.name} answers with one vector a picture, and the data has masks; expected one of "
+                             f"{', '.join(mappers)}")  # fmt: skip
+        if not dense and self.name in MAP_NETWORKS:
+            raise UsageError(f"{self.name} answers with maps, and the data has one label a picture, not masks")
+        options = dict(self.options) | ({"dense": True} if dense and self.name not in MAP_NETWORKS else {})
         if not weights:
             options = {key: value for key, value in options.items() if key not in ("weights", "freeze")}
         return create(self.name, in_channels=in_channels, num_classes=num_classes, **options)

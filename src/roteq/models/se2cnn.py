@@ -13,6 +13,8 @@ from ..filters import Basis, make_basis
 from ..groups import Group
 from ..groups import group as named_group
 from ..nn import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d, SymmetricMaxPool2d
+from ..nn.checks import check_grid
+from ..nn.geometry import Geometry
 
 STUDY_WEIGHTS = 50_404  # of the founding network; the default form chooses its width to come nearest to it
 STUDY_SIZES = ((36, 36), (32, 32), (28, 28))  # of the pathology patches, of the padded digits, of digits
@@ -24,14 +26,21 @@ class SE2CNN(nn.Module):
     """Lifting 5x5, two group convolutions 5x5 with `width`, 2 and 4 times as many features, projection over the group,
     then two 1x1 layers and the mean over space: logits that do not change when the picture is turned.
 
-    Shapes: (B, C, H, W) -> (B, num_classes), any H and W; below 32 pixels the picture is framed with zeros.
+    Shapes: (B, C, H, W) -> (B, num_classes), any H and W; below 32 pixels the picture is framed with zeros; with
+    `dense` (B, num_classes, h, w), H = 32 + (h - 1) * 4: one answer for each 32x32 window, as it would be for the
+    window alone (in eval mode). 32 -> 28|14 -> 10|5 -> 1.
     Exactness: invariant exactly for multiples of 90 degrees and mirrors, approximately for other angles.
     Against the founding network: BatchNorm after each convolution; the third layer is a group convolution (there the
     orientations were merged into channels); projection over theta; the mean over space instead of one corner.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, group: Group, width: int, basis: Basis) -> None:
+    geometry = Geometry(SMALLEST, 4)
+
+    def __init__(
+        self, in_channels: int, num_classes: int, group: Group, width: int, basis: Basis, dense: bool = False
+    ) -> None:
         super().__init__()
+        self.dense = dense
         widths = (width, 2 * width, 4 * width)
         self.lift = LiftingConv2d(in_channels, widths[0], 5, bias=False, group=group, basis=basis)
         self.norm1 = GroupBatchNorm2d(widths[0], group=group)
@@ -47,12 +56,15 @@ class SE2CNN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = frame(x, SMALLEST)
+        if self.dense:
+            check_grid("se2cnn", x, self.geometry)
+        else:
+            x = frame(x, SMALLEST)
         x = self.relu(self.pool(self.norm1(self.lift(x))))
         x = self.relu(self.pool(self.norm2(self.conv2(x))))
         x = self.project(self.relu(self.norm3(self.conv3(x))))
         x = self.relu(self.norm4(self.conv4(x)))
-        return self.head(x.mean((2, 3)))
+        return self.head(x.movedim(1, 3)).movedim(3, 1) if self.dense else self.head(x.mean((2, 3)))
 
 
 def frame(x: Tensor, smallest: int) -> Tensor:
@@ -83,11 +95,14 @@ def se2cnn(
     group: str = "C12",
     width: int | None = None,
     basis: Basis | None = None,
+    dense: bool = False,
 ) -> nn.Module:
     """The rotation-invariant SE(2,N)-CNN for any C_N or D_N and any picture size.
 
     `width` None: as many features as bring it nearest to the 50,404 weights of the founding network: 4, 8, 16 for C12.
     `basis` None: kernels turn as published, by bilinear interpolation; "harmonic" does better in between.
+    `dense`: a map of logits with one vector for each window of 32 pixels, 4 apart (attribute `geometry`), from the same
+    weights; or set `net.dense = True` on a trained network. Sides must be 32 + k * 4 pixels.
 
     >>> import torch
     >>> se2cnn(1, 2, "C12")(torch.zeros(2, 1, 32, 32)).shape
@@ -98,7 +113,7 @@ def se2cnn(
         raise UsageError(f"se2cnn: expected width of at least 1, got {width}")
     basis = basis or published_basis(chosen)
     width = width or width_for(in_channels, chosen.order, STUDY_WEIGHTS, make_basis(basis, chosen, 5).shape[1])
-    return SE2CNN(in_channels, num_classes, chosen, width, basis)
+    return SE2CNN(in_channels, num_classes, chosen, width, basis, dense)
 
 
 def cnn(
@@ -106,19 +121,20 @@ def cnn(
     num_classes: int = 2,
     group: str = "C12",
     match: Literal["parameters", "channels"] = "parameters",
+    dense: bool = False,
 ) -> nn.Module:
     """The same network over the trivial group: the control of se2cnn(group=group).
 
     `match="parameters"`: the width with the nearest number of weights; `"channels"`: as many physical channels, the
-    width of the twin times |G| (much more weights, the same work for the hardware).
+    width of the twin times |G| (much more weights, the same work for the hardware). `dense`: as in se2cnn.
     """
     twin = named_group(group)
     width = width_for(in_channels, twin.order, STUDY_WEIGHTS)
     if match == "parameters":
         same = width_for(in_channels, 1, weights_of(in_channels, twin.order, width))
-        return SE2CNN(in_channels, num_classes, Group(1), same, "pixel")
+        return SE2CNN(in_channels, num_classes, Group(1), same, "pixel", dense)
     if match == "channels":
-        return SE2CNN(in_channels, num_classes, Group(1), width * twin.order, "pixel")
+        return SE2CNN(in_channels, num_classes, Group(1), width * twin.order, "pixel", dense)
     raise UsageError(f"cnn: expected match 'parameters' or 'channels', got {match!r}")
 
 

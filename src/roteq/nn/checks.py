@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..groups import Group
+from .geometry import Geometry
 
 
 def check_at_least(layer: str, least: int, **arguments: int) -> None:
@@ -104,3 +105,16 @@ def check_finite(layer: str, weight: Tensor) -> None:
             f"{layer}: expected finite weights, got {bad} of {weight.numel()} NaN or infinite; "
             "did the training diverge? Load an earlier checkpoint"
         )
+
+
+def check_grid(model: str, x: Tensor, geometry: Geometry) -> None:
+    """Windows a stride apart cover the picture: then all poolings are on the same grid for all windows, and symmetric
+    about the centre of the picture."""
+    window, stride = geometry.window, geometry.stride
+    for side in x.shape[-2:]:
+        if side < window or (side - window) % stride:
+            below = max(window, side - (side - window) % stride)
+            raise UsageError(
+                f"{model}: dense: expected sides of {window} + k * {stride} pixels, got {x.shape[-2]}x{x.shape[-1]}; "
+                f"nearest to {side}: {below} or {below + stride}"
+            )
