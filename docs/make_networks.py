@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from roteq.conversion.layers import MeanOverGroup
 from roteq.models import MODELS, create
+from roteq.models.unet import Double, GUNet, Halve
 from roteq.nn import GroupConv2d, GroupPool, LiftingConv2d, plain
 from roteq.nn.pool import _SymmetricPool2d
 from roteq.nn.steps import _CentredPool2d
@@ -33,6 +34,7 @@ NETWORKS = {  # as published where that says something, else as they are by defa
     "cnn": ({}, 3, 2, 36),
     "densenet121": ({}, 3, 2, 224),
     "e2_mnist": ({"group": "D16", "restrict": "C16"}, 1, 10, 28),
+    "g_unet": ({}, 3, 2, 96),
     "p4cnn": ({}, 1, 10, 28),
     "p4cnn_rotation_pooling": ({}, 1, 10, 28),
     "p4m_densenet": ({}, 3, 2, 96),
@@ -108,8 +110,8 @@ def steps(name: str) -> list[Step]:
         net(x)
     for hook in hooks:
         hook.remove()
-    last = found[-1]
-    return [*together(found[:-1]), Step(last.label, 0, last.features, 1, "logits")]
+    last, maps = found[-1], isinstance(net, GUNet)
+    return [*together(found[:-1]), Step(last.label, maps * last.side, last.features, 1, "logits")]
 
 
 def words(layer: nn.Module) -> str:
@@ -124,6 +126,8 @@ def words(layer: nn.Module) -> str:
         return f"mean over {layer.group.name}"
     if isinstance(layer, _SymmetricPool2d | _CentredPool2d | nn.MaxPool2d | nn.AvgPool2d):
         return "pool"
+    if isinstance(layer, Halve | Double):
+        return type(layer).__name__.lower()
     return "linear" if isinstance(layer, nn.Linear) else ""
 
 

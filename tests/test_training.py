@@ -234,7 +234,7 @@ def classifier(train: TrainConfig | None = None, channels: int = 1, name: str = 
 def test_the_classifier_crops_and_normalises(normalize: str, data: Path) -> None:
     net = classifier(protocol(normalize=normalize, crop=6)).eval()
     dataset = open_split(data, "train")
-    net.learn_statistics(pixels_of(dataset, torch.arange(80), 6), dataset.labels)
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), 6), dataset.labels.bincount())
     images = dataset.images(range(80))
     cropped = images[..., 3:9, 3:9].float()
     mean, std = {"dataset": (cropped.mean(), cropped.std(correction=0)), "unit": (0, 255), "none": (0, 1)}[normalize]
@@ -285,7 +285,7 @@ def test_three_classes_have_a_mean_auc() -> None:
 def test_class_weights_make_classes_count_the_same(data: Path) -> None:
     net = classifier(protocol(class_weights=True))
     dataset = open_split(data, "train")
-    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), torch.tensor([0] * 60 + [1] * 20))
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), torch.tensor([60, 20]))
     assert net.class_weights.tolist() == pytest.approx([80 / 120, 2.0])
     logits, labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
     losses = -logits.log_softmax(1)[[0, 1], labels]
@@ -784,7 +784,7 @@ def test_pixels_that_are_not_normalised_are_told_before_training(data: Path) -> 
     dataset = open_split(data, "train")
     batch = dataset.images(range(40)), dataset.labels[:40]
     assert [finding.guard for finding in guards.at_start(net, *batch)] == ["input range", "first loss"]
-    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels)
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels.bincount())
     net.mean.fill_(128), net.std.fill_(74)
     assert guards.at_start(net, *batch) == []
 
@@ -807,7 +807,7 @@ def test_looking_at_a_network_leaves_it_as_it_is(data: Path) -> None:
 def test_dead_units_and_the_gap_between_modes_are_told_at_the_end(data: Path) -> None:
     net = classifier()
     dataset = open_split(data, "train")
-    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels)
+    net.learn_statistics(pixels_of(dataset, torch.arange(80), None), dataset.labels.bincount())
     net.network[1].bias.data.fill_(-50)  # BatchNorm: nothing gets past the ReLU
     net.network[6].bias.data.copy_(torch.tensor([3.0, -3.0]))
     net.history = [{"train_loss": 0.673}] * 3

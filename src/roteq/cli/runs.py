@@ -68,6 +68,12 @@ def evaluate(
     run: RunPath,
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Prepared data; else that of the run.")] = None,
     split: Split = "test",
+    boundary: Annotated[
+        str | None, typer.Option("--boundary", metavar="CLASS", help="Masks: the class of membranes, for V-Rand.")
+    ] = None,
+    radius: Annotated[
+        float, typer.Option("--radius", metavar="PIXELS", help="Masks: how near an answer finds a centre.")
+    ] = 6.0,
     json: Json = False,
 ) -> None:
     """The numbers of one run on labelled images."""
@@ -77,12 +83,15 @@ def evaluate(
     from ..metrics import evaluate as evaluate_predictions
 
     classifier = load_classifier(checkpoint_of(run))
-    images = open_split(data or data_of(run), split, channels=classifier.channels)
-    check_classes(images.classes, classifier.classes)
-    found = predict(classifier, images, progress=not json)
-    result = evaluate_predictions(found.labels, found.probabilities, found.classes, groups=found.groups)
-    constant = check_constant(found.labels, found.predicted, found.classes)
-    findings = (*found.findings, *([constant] if constant else []))
+    if classifier.dense:
+        result, findings = evaluated_maps(classifier, data or data_of(run), split, boundary, radius, progress=not json)
+    else:
+        images = open_split(data or data_of(run), split, channels=classifier.channels)
+        check_classes(images.classes, classifier.classes)
+        found = predict(classifier, images, progress=not json)
+        result = evaluate_predictions(found.labels, found.probabilities, found.classes, groups=found.groups)
+        constant = check_constant(found.labels, found.predicted, found.classes)
+        findings = (*found.findings, *([constant] if constant else []))
     show_findings(findings)
     if json:
         show_json(result)
@@ -93,19 +102,56 @@ def evaluate(
     fail_on_stop(findings)
 
 
+def evaluated_maps(
+    segmenter: Any, data: str | Path, split: str, boundary: str | None, radius: float, progress: bool
+) -> tuple[Any, tuple[Any, ...]]:
+    """The evaluation of a dense network, and what its guards found."""
+    from ..config import validate
+    from ..data.masks import open_masks
+    from ..metrics.maps import check_constant_maps, evaluate_maps
+    from ..study.config import MapConfig
+    from ..study.maps import count_all
+
+    images = open_masks(data, split, channels=segmenter.channels)
+    check_classes(images.classes, segmenter.classes)
+    maps = validate(MapConfig, {"boundary": boundary, "radius": radius}, where="evaluate")
+    counts = count_all(segmenter, images, maps, progress)
+    constant = check_constant_maps(counts, images.classes)
+    return evaluate_maps(counts, images.classes, groups=images.groups), (constant,) if constant else ()
+
+
 @command("roteq predict runs/one slides/patches --csv answers.csv")
 def predict(
     run: RunPath,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="One image, or a folder of images.")],
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the answers to a CSV file.")] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", metavar="FOLDER", help="Where a dense network writes its maps.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Class and score of one image or a folder of images."""
+    """Class and score of one image or a folder of images; of a dense network, their maps."""
     from ..data import open_folder
     from ..inference import load_classifier
     from ..inference import predict as answer
 
     classifier = load_classifier(checkpoint_of(run))
+    if classifier.dense != (maps is not None):
+        raise UsageError(
+            f"--maps: {run} is a dense network; name a folder for its maps"
+            if classifier.dense
+            else f"--maps: {run} answers with one class a picture, not with maps; leave it out"
+        )
+    if maps is not None:
+        from ..inference.files import map_files
+        from ..training import Segmenter
+
+        assert isinstance(classifier, Segmenter)
+
+        rows = map_files(classifier, images, maps, progress=not json)
+        if csv:
+            write_csv(rows, csv)
+        return show_json(rows) if json else typer.echo(f"maps of {len(rows)} images: {maps}")
     pictures = open_folder(images, channels=classifier.channels, crop=classifier.crop)
     found = answer(classifier, pictures, progress=not json)
     rows = [

@@ -7,7 +7,7 @@ an image on one core.
 """
 
 import math
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..config import Config
 from ..errors import UsageError
 
+IGNORE = -100  # the class of pixels of which nothing is known; F.cross_entropy leaves it out
 ANGLES = {"any": math.pi, "radians_as_degrees": math.radians(math.pi)}  # the largest angle, in radians
 
 
@@ -41,28 +42,46 @@ class Augment(Config):
         return self.turn in ("rot90", "any") if self.mirror is None else self.mirror
 
 
-def augment(images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator) -> Tensor:
-    """Apply `policy` to float images 0..255; all randomness comes from `generator`.
+@overload
+def augment(images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator) -> Tensor: ...
 
-    Shapes: (B, C, S, S) -> (B, C, crop, crop); crop None keeps S.
+
+@overload
+def augment(
+    images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator, masks: Tensor
+) -> tuple[Tensor, Tensor]: ...
+
+
+def augment(
+    images: Tensor, policy: Augment, crop: int | None, generator: torch.Generator, masks: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Apply `policy` to float images 0..255, and to their masks but for the stain; all randomness comes from
+    `generator`, and masks draw nothing.
+
+    Shapes: (B, C, S, S) -> (B, C, crop, crop); crop None keeps S. With masks int64 (B, S, S) a pair.
     Turned before it is cropped: with S >= needed_size(crop) no pixel is invented. Smaller sources are continued
-    by reflection at their border.
+    by reflection at their border, masks by IGNORE; a mask turned by any angle takes the nearest pixel.
     Raises: UsageError if the images are not square and turned, or smaller than the crop.
 
-    >>> images = torch.rand(4, 3, 96, 96) * 255
+    >>> images, masks = torch.rand(4, 3, 96, 96) * 255, torch.zeros(4, 96, 96, dtype=torch.long)
     >>> augment(images, Augment(turn="any"), 32, torch.Generator().manual_seed(0)).shape
     torch.Size([4, 3, 32, 32])
+    >>> images, masks = augment(images, Augment(turn="any"), 96, torch.Generator().manual_seed(0), masks)
+    >>> masks.unique()
+    tensor([-100,    0])
     """
     height, width = images.shape[-2:]
     if policy.turn != "none" and height != width:
         raise UsageError(f"augment: turn={policy.turn!r} expects square images, got {height}x{width}")
+    both = [images] if masks is None else [images, masks[:, None]]
     if policy.turn in ANGLES:
-        images = _turn_any(images, height if crop is None else crop, ANGLES[policy.turn], policy.mirrors, generator)
+        both = _turn_any(both, height if crop is None else crop, ANGLES[policy.turn], policy.mirrors, generator)
     else:
-        images = images if crop is None else center_crop(images, crop)
-        images = _turn_exact(images, 4 if policy.turn == "rot90" else 1, policy.mirrors, generator)
-    images = _shift(images, policy.shift, generator) if policy.shift else images
-    return _jitter(images, policy.stain, generator) if policy.stain else images
+        both = both if crop is None else [center_crop(tensor, crop) for tensor in both]
+        both = _turn_exact(both, 4 if policy.turn == "rot90" else 1, policy.mirrors, generator)
+    images, *turned = _shift(both, policy.shift, generator) if policy.shift else both
+    images = _jitter(images, policy.stain, generator) if policy.stain else images
+    return (images, turned[0][:, 0]) if turned else images
 
 
 def center_crop(images: Tensor, crop: int) -> Tensor:
@@ -92,23 +111,25 @@ def needed_size(crop: int) -> int:
     return size + (size - crop) % 2
 
 
-def _turn_exact(images: Tensor, turns: int, mirrors: bool, generator: torch.Generator) -> Tensor:
+def _turn_exact(both: list[Tensor], turns: int, mirrors: bool, generator: torch.Generator) -> list[Tensor]:
     """One of so many quarter turns for each image, mirrored or not, by permutation of pixels; turns * m + r: mirror if
     m, then r turns."""
     elements = turns * (1 + mirrors)
     if elements == 1:
-        return images
-    choice = _draw(images, generator, elements, whole=True)
-    out = torch.empty_like(images)
+        return both
+    choice = _draw(both[0], generator, elements, whole=True)
+    out = [torch.empty_like(tensor) for tensor in both]
     for element in range(elements):
         chosen = choice == element
-        part = images[chosen]
-        out[chosen] = torch.rot90(part.flip(-1) if element >= turns else part, element % turns, (-2, -1))
+        for tensor, turned in zip(both, out, strict=True):
+            part = tensor[chosen]
+            turned[chosen] = torch.rot90(part.flip(-1) if element >= turns else part, element % turns, (-2, -1))
     return out
 
 
-def _turn_any(images: Tensor, crop: int, largest: float, mirrors: bool, generator: torch.Generator) -> Tensor:
+def _turn_any(both: list[Tensor], crop: int, largest: float, mirrors: bool, generator: torch.Generator) -> list[Tensor]:
     """Only the pixels of the crop are computed: output pixel q (from the centre) takes the source at M^-1 q."""
+    images, *masks = both
     size = images.shape[-1]
     if not 1 <= crop <= size:
         raise UsageError(f"crop: expected 1 to {size} pixels for images of {size}x{size}, got {crop}")
@@ -120,19 +141,30 @@ def _turn_any(images: Tensor, crop: int, largest: float, mirrors: bool, generato
     theta = torch.stack([mirror * c, -mirror * s, zero, s, c, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta.to(images.dtype), [len(images), 1, crop, crop], align_corners=False)
     turned = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-    return turned.clamp_(0, 255)  # bicubic overshoots at edges
+    turned.clamp_(0, 255)  # bicubic overshoots at edges
+    return [turned, *(_sample(mask, grid) for mask in masks)]
 
 
-def _shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def _sample(mask: Tensor, grid: Tensor) -> Tensor:
+    """The nearest pixel of a mask; as floats above IGNORE, since zeros lie outside."""
+    above = F.grid_sample((mask - IGNORE).to(grid.dtype), grid, mode="nearest", align_corners=False)
+    return above.to(mask.dtype) + IGNORE
+
+
+def _shift(both: list[Tensor], most: int, generator: torch.Generator) -> list[Tensor]:
     """Each image by its own whole number of pixels, from -most to most, down and to the right."""
+    images = both[0]
     height, width = images.shape[-2:]
-    padded = F.pad(images, (most, most, most, most))
     down, right = (_draw(images, generator, 2 * most + 1, whole=True).view(-1, 1) for _ in range(2))
     rows = (down + torch.arange(height, device=images.device))[:, None, :, None]
     columns = (right + torch.arange(width, device=images.device))[:, None, None, :]
     image = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    return padded[image, channel, rows, columns]
+    shifted = []
+    for tensor, outside in zip(both, (0, IGNORE), strict=False):
+        channel = torch.arange(tensor.shape[1], device=images.device)[:, None, None]
+        padded = F.pad(tensor, (most, most, most, most), value=outside)
+        shifted.append(padded[image, channel, rows, columns])
+    return shifted
 
 
 def _jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

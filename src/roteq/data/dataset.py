@@ -139,7 +139,9 @@ def open_split(root: str | Path, split: str, *, channels: int | None = None) -> 
     if not (root / "dataset.json").is_file():
         return _open_tree(root, split, channels)
     info = dataset_info(root)
-    wanted = _wanted(root, split, info.counts)
+    if info.kind == "masks":
+        raise UsageError(f"{root}: expected patches with one label each, got images with masks; train a dense network")
+    wanted = wanted_splits(root, split, info.counts)
     with (root / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] in wanted]
     number = {name: i for i, name in enumerate(info.classes)}
@@ -164,7 +166,8 @@ def contents(root: str | Path, split: str) -> list[str]:
     return [hashlib.sha256(data.images([i]).numpy().tobytes()).hexdigest() for i in range(len(data))]
 
 
-def _wanted(root: Path, split: str, known: Iterable[str]) -> list[str]:
+def wanted_splits(root: Path, split: str, known: Iterable[str]) -> list[str]:
+    """The names in "train+validation". Raises: UsageError naming the splits there are."""
     wanted = split.split("+")
     for name in wanted:
         if name not in known:
@@ -174,7 +177,7 @@ def _wanted(root: Path, split: str, known: Iterable[str]) -> list[str]:
 
 def _open_tree(root: Path, split: str, channels: int | None) -> PatchDataset:
     table = _tree(root)
-    wanted = _wanted(root, split, sorted({item.split or "all" for item in table.items}))
+    wanted = wanted_splits(root, split, sorted({item.split or "all" for item in table.items}))
     items = [item for item in table.items if (item.split or "all") in wanted]
     number = {name: i for i, name in enumerate(table.labels)}
     return PatchDataset(

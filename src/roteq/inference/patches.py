@@ -13,7 +13,7 @@ from ..errors import RoteqError, UsageError
 from ..files import atomic_path
 from ..metrics.guards import check_input_range
 from ..results import Finding
-from ..training import Classifier
+from ..training import Classifier, Segmenter
 from ..training.checkpoint import read_checkpoint, restore
 from ..training.feed import Pixels, count_pixels
 from ..training.measure import device
@@ -90,7 +90,7 @@ def load_classifier(checkpoint: str | Path) -> Classifier:
     content = read_checkpoint(path)
     settings = content["hyper_parameters"]
     try:
-        classifier = Classifier(**settings, shell=True)
+        classifier = (Segmenter if content["roteq"].get("dense") else Classifier)(**settings, shell=True)
     except UsageError as error:
         raise RoteqError(f"{path}: a network that this roteq cannot build: {error}") from error
     restore(classifier, content, path)

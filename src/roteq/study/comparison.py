@@ -4,11 +4,14 @@ import csv
 import io
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
+from ..data.masks import is_masks
 from ..inference import Predictions
 from ..metrics import compare, spread
+from ..metrics.maps import compare_maps, load_counts
 from ..results import Difference, Run, Spread, Study, Summary
 from .config import StudyConfig
 
@@ -42,25 +45,33 @@ def _summary(runs: list[Run]) -> Summary:
 
 def differences(config: StudyConfig, runs: Sequence[Run]) -> tuple[Difference, ...]:
     """Every pair of models, the equivariant one first where only one is."""
-    answers = {label: _answers(config, label) for label in dict.fromkeys(run.label for run in runs)}
+    compared = _of_maps if is_masks(config.root) else _of_patches
     groups = {run.label: run.group for run in runs}
-    pairs = [(b, a) if groups[b] and not groups[a] else (a, b) for a, b in combinations(answers, 2)]
-    return tuple(_difference(config, a, b, answers[a], answers[b]) for a, b in pairs)
+    pairs = [(b, a) if groups[b] and not groups[a] else (a, b) for a, b in combinations(groups, 2)]
+    return tuple(compared(config, a, b) for a, b in pairs)
 
 
-def _answers(config: StudyConfig, label: str) -> list[Predictions]:
-    model = next(model for model in config.models if model.label == label)
-    return [Predictions.load(config.run_folder(model, seed) / "predictions.parquet") for seed in config.seeds]
-
-
-def _difference(config: StudyConfig, a: str, b: str, of_a: list[Predictions], of_b: list[Predictions]) -> Difference:
-    first = of_a[0]
+def _of_patches(config: StudyConfig, a: str, b: str) -> Difference:
+    of_a, of_b = ([Predictions.load(file) for file in _files(config, label, "predictions.parquet")] for label in (a, b))
     return compare(
-        a, b, np.asarray(first.labels),
+        a, b, np.asarray(of_a[0].labels),
         np.stack([answers.probabilities for answers in of_a]),
         np.stack([answers.probabilities for answers in of_b]),
-        groups=first.groups, bootstrap=config.bootstrap, confidence=config.confidence,
+        groups=of_a[0].groups, bootstrap=config.bootstrap, confidence=config.confidence,
     )  # fmt: skip
+
+
+def _of_maps(config: StudyConfig, a: str, b: str) -> Difference:
+    of_a, of_b = ([load_counts(file) for file in _files(config, label, "counts.npz")] for label in (a, b))
+    return compare_maps(
+        a, b, [counts for *_, counts in of_a], [counts for *_, counts in of_b],
+        groups=of_a[0][1], bootstrap=config.bootstrap, confidence=config.confidence,
+    )  # fmt: skip
+
+
+def _files(config: StudyConfig, label: str, name: str) -> list[Path]:
+    model = next(model for model in config.models if model.label == label)
+    return [config.run_folder(model, seed) / name for seed in config.seeds]
 
 
 def comparison_csv(study: Study) -> str:

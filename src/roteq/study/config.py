@@ -26,6 +26,14 @@ class DataConfig(Config):
         return self
 
 
+class MapConfig(Config):
+    """How maps are judged. `boundary`: the class of membranes, for V-Rand and V-Info of what they enclose. `radius`:
+    pixels within which an answer finds the centre of a nucleus, where the data names centres."""
+
+    boundary: str | None = None
+    radius: float = Field(6.0, gt=0)
+
+
 class StudyConfig(Config):
     """The whole investigation. `mistakes`: how many of the most confident mistakes each run keeps as pictures."""
 
@@ -36,6 +44,7 @@ class StudyConfig(Config):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     train: TrainConfig = TrainConfig()
     audit: AuditConfig = AuditConfig()
+    maps: MapConfig = MapConfig()
     bootstrap: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
     mistakes: int = Field(6, ge=0, le=100)

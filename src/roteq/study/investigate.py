@@ -14,6 +14,7 @@ import torch
 from .._version import __version__
 from ..config import load_config, save_yaml, to_yaml
 from ..data import contents, dataset_info, prepare
+from ..data.masks import is_masks
 from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json, write_text
 from ..metrics import check_leak
@@ -23,6 +24,7 @@ from ..training import TrainConfig, fit, fit_one_batch
 from ..training.feed import world
 from .comparison import comparison_csv, differences, summarise
 from .config import StudyConfig
+from .maps import finish_maps
 from .run import finish_run
 
 
@@ -89,7 +91,10 @@ def _run(
         fitted = fit(model, config.root, _within(train, deadline, config.folder), folder, progress=progress)
         if deadline is not None and not (folder / "fit.json").exists():
             raise _time_is_over(config.folder)
-    return finish_run(config, model, seed, fitted, split, progress) if is_main_process() else None
+    if not is_main_process():
+        return None
+    finish = finish_maps if is_masks(config.root) else finish_run
+    return finish(config, model, seed, fitted, split, progress)
 
 
 def _within(train: TrainConfig, deadline: float | None, folder: Path) -> TrainConfig:

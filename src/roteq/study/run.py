@@ -1,13 +1,9 @@
 """One model with one seed: train, answer the test images once, evaluate, audit. Every part is skipped where its file
 exists, so a killed run continues where it stopped."""
 
-import base64
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch import Tensor, nn
 
 from ..auditing import audit_dataset
 from ..data import PatchDataset, center_crop, open_split
@@ -16,10 +12,10 @@ from ..files import load_json, save_json
 from ..inference import Predictions, load_classifier, predict
 from ..metrics import check_constant, evaluate
 from ..models import ModelConfig
-from ..nn import LiftingConv2d
 from ..results import AuditResult, Finding, Fit, Mistake, Run
 from ..training import Classifier
 from .config import StudyConfig
+from .pictures import first_kernels, png
 
 
 def finish_run(config: StudyConfig, model: ModelConfig, seed: int, fitted: Fit, split: str, progress: bool) -> Run:
@@ -121,29 +117,3 @@ def confident_mistakes(
         )
         for i, picture in zip(wrong, pictures, strict=True)
     )
-
-
-def png(picture: Tensor) -> str:
-    """(C, H, W) uint8 as base64 PNG; one channel is grey, more than three show the first three."""
-    array = picture[:3].permute(1, 2, 0).numpy() if len(picture) >= 3 else picture[0].numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def first_kernels(
-    model: nn.Module, features: int = 4, largest: int = 11
-) -> tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]:
-    """The first convolution, mean over input channels: (features, |G|, k, k), with |G| = 1 for a plain network."""
-    for layer in model.modules():
-        if isinstance(layer, LiftingConv2d):
-            bank, order = layer.bank(), layer.group.order
-        elif isinstance(layer, nn.Conv2d):
-            bank, order = layer.weight, 1
-        else:
-            continue
-        if bank.shape[-1] > largest:
-            return ()
-        kernels = bank.detach().mean(1).unflatten(0, (-1, order))[:features]
-        return tuple(tuple(tuple(tuple(row) for row in k) for k in f) for f in kernels.double().cpu().tolist())
-    return ()

@@ -3,5 +3,6 @@
 from .config import TrainConfig
 from .module import Classifier
 from .run import fit, fit_one_batch
+from .segmenter import Segmenter
 
-__all__ = ["Classifier", "TrainConfig", "fit", "fit_one_batch"]
+__all__ = ["Classifier", "Segmenter", "TrainConfig", "fit", "fit_one_batch"]

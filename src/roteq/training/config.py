@@ -35,10 +35,14 @@ class TrainConfig(Config):
     drop: float = Field(0.5, gt=0, lt=1)  # plateau, step: the factor of a drop
     early_stopping: int | None = Field(None, ge=1)  # epochs without a lower validation loss
     precision: Literal[32, 16, "bf16", "auto"] = 32  # auto: bf16 where a short measurement says that it is faster
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["cross_entropy", "focal", "dice", "cross_entropy+dice"] = "cross_entropy"  # dice: of masks only
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # of cross_entropy
     class_weights: bool = False  # weigh the training loss so that every class counts the same
     augment: Augment = Augment()
     crop: int | None = Field(None, ge=1)  # side of the centre that the network sees; None: the whole stored patch
+    patch: int = Field(128, ge=1)  # masks: side of the windows that the network sees
+    context: int = Field(8, ge=0)  # masks: pixels along the border of a window that are seen and not judged
+    patches: int | None = Field(None, ge=1)  # masks: windows an epoch; None: as many as the images have room for
     normalize: Literal["dataset", "unit", "none"] = "dataset"  # (x - mean) / std of the training split; x / 255; x
     seed: int = Field(0, ge=0)
     share: float = Field(1.0, gt=0, le=1)  # of the training split, the same of every class
@@ -60,6 +64,8 @@ class TrainConfig(Config):
     def _consistent(self) -> "TrainConfig":
         if self.final and (self.early_stopping is not None or self.schedule == "plateau"):
             raise ValueError("final: true leaves no images to decide by; expected no early_stopping and no plateau")
+        if 2 * self.context >= self.patch:
+            raise ValueError(f"context: expected less than half of patch {self.patch}, got {self.context}")
         if self.drops and self.schedule != "step":
             raise ValueError(f"drops: only schedule 'step' drops after given epochs, got schedule {self.schedule!r}")
         if self.schedule == "step" and not self.drops:

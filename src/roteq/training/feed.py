@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..data import PatchDataset, batch_collate, center_crop
+from ..data.windows import Windows
 
 CHUNK = 512  # images at a time where nothing else decides
 
@@ -34,10 +35,13 @@ def stream(*key: int) -> int:
 
 class Shuffled(Sampler[list[int]]):
     """Training batches of epoch `epoch()`. All are whole: what is left over waits for another epoch's order. Several
-    processes share each batch, so their number does not change what a step sees."""
+    processes share each batch, so their number does not change what a step sees. `fresh`: every epoch has indices of
+    its own (roteq.data.windows)."""
 
-    def __init__(self, indices: Tensor, batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
-        self.indices, self.batch_size, self.seed, self.epoch = indices, batch_size, seed, epoch
+    def __init__(
+        self, indices: Tensor, batch_size: int, seed: int, epoch: Callable[[], int], fresh: bool = False
+    ) -> None:
+        self.indices, self.batch_size, self.seed, self.epoch, self.fresh = indices, batch_size, seed, epoch, fresh
 
     def __len__(self) -> int:
         return max(1, len(self.indices) // self.batch_size)
@@ -46,6 +50,7 @@ class Shuffled(Sampler[list[int]]):
         rank, processes = world()
         generator = torch.Generator().manual_seed(stream(self.seed, self.epoch()))
         order = self.indices[torch.randperm(len(self.indices), generator=generator)]
+        order = order + self.epoch() * len(order) * self.fresh
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield order[start : start + self.batch_size][rank::processes].tolist()
 
@@ -65,7 +70,7 @@ class InOrder(Sampler[list[int]]):
         return iter(self.batches)
 
 
-def loader(dataset: PatchDataset, batches: Sampler[list[int]], workers: int = 0) -> DataLoader[Any]:
+def loader(dataset: PatchDataset | Windows, batches: Sampler[list[int]], workers: int = 0) -> DataLoader[Any]:
     """Whole batches in the order of the sampler; no work per image where the dataset is in memory."""
     return DataLoader(
         dataset,
@@ -130,8 +135,11 @@ def count_pixels(images: Tensor) -> Tensor:
     return torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)])
 
 
-def pixels_of(dataset: PatchDataset, indices: Tensor, crop: int | None) -> Pixels:
-    """Count the pixel values of these images (their centre `crop`), a few hundred images at a time."""
+def pixels_of(dataset: PatchDataset | Windows, indices: Tensor, crop: int | None) -> Pixels:
+    """Count the pixel values of these images (their centre `crop`), a few hundred images at a time; of windows, those
+    of all the images they are cut from."""
+    if isinstance(dataset, Windows):
+        return Pixels(dataset.data.pixel_counts())
     total = torch.zeros(dataset.channels, 256, dtype=torch.long)
     for part in indices.split(CHUNK):
         images = dataset.images(part.tolist())

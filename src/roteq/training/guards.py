@@ -18,6 +18,7 @@ from ..metrics.guards import (
     watch_dead_units,
 )
 from ..results import Finding
+from .losses import cross_entropy
 from .module import Classifier
 
 PATIENCE = 3  # epochs in a row with one answer and no ranking before a run is stopped
@@ -63,7 +64,7 @@ def after_epoch(classifier: Classifier, constant: Finding | None, steps: int) ->
 def at_end(classifier: Classifier, batches: Iterator[tuple[Tensor, Tensor]], prior_entropy: float) -> list[Finding]:
     """Loss stuck at the prior, dead units, and the gap between the two modes, on a few batches of training images."""
     config, found = classifier.config, []
-    if not config.label_smoothing and not config.class_weights:
+    if config.loss == "cross_entropy" and not config.label_smoothing and not config.class_weights:
         found.append(check_prior_entropy([row["train_loss"] for row in classifier.history], prior_entropy))
     classifier.eval()
     first: tuple[Tensor, Tensor] | None = None
@@ -80,12 +81,12 @@ def at_end(classifier: Classifier, batches: Iterator[tuple[Tensor, Tensor]], pri
 
 def batch_loss(classifier: Classifier, images: Tensor, labels: Tensor, *, train: bool) -> float:
     """The loss of one batch in training or evaluation mode; a copy is asked, so no running average moves."""
-    network = deepcopy(classifier.network).train(train)
+    copy = deepcopy(classifier).train(train)
     cropped = images if classifier.crop is None else center_crop(images, classifier.crop)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        logits = network((cropped.to(classifier.mean.device).float() - classifier.mean) / classifier.std)
-        return float(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device)))
+        logits = copy.answer(cropped.to(copy.mean.device).float())
+        return float(cross_entropy(*copy.judged(logits, labels.to(logits.device))))
 
 
 def _warn(finding: Finding | None) -> Finding | None:

@@ -22,6 +22,7 @@ from ..models import ModelConfig
 from ..results import Finding
 from .config import TrainConfig, learning_rate
 from .feed import Pixels, stream, world
+from .losses import training_loss
 
 Row = dict[str, float | None]
 
@@ -36,19 +37,28 @@ class Classifier(LightningModule):
     std: Tensor
     class_weights: Tensor
     seen: Tensor
+    dense = False
 
     def __init__(
-        self, model: dict[str, Any], train: dict[str, Any], classes: list[str], channels: int, *, shell: bool = False
+        self,
+        model: dict[str, Any],
+        train: dict[str, Any],
+        classes: list[str],
+        channels: int,
+        mpp: float | None = None,
+        *,
+        shell: bool = False,
     ) -> None:
-        """shell: the weights will be loaded, so pretrained ones are not fetched."""
+        """mpp: microns per pixel of the images. shell: the weights will be loaded, so pretrained ones are not
+        fetched."""
         super().__init__()
-        self.save_hyperparameters("model", "train", "classes", "channels", logger=False)
+        self.save_hyperparameters("model", "train", "classes", "channels", "mpp", logger=False)
         self.model_config = validate(ModelConfig, model, where="model")
         self.config = validate(TrainConfig, train, where="train")
-        self.classes, self.channels, self.crop = tuple(classes), channels, self.config.crop
+        self.classes, self.channels, self.crop, self.mpp = tuple(classes), channels, self.config.crop, mpp
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self.network = self.model_config.build(channels, len(classes), weights=not shell)
+            self.network = self.model_config.build(channels, len(classes), dense=self.dense, weights=not shell)
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         self.register_buffer("class_weights", torch.ones(len(classes)))
@@ -60,8 +70,8 @@ class Classifier(LightningModule):
         self.val_logits = CatMetric(nan_strategy="disable")
         self.val_labels = CatMetric(nan_strategy="disable")
 
-    def learn_statistics(self, pixels: Pixels, labels: Tensor) -> None:
-        """Take the normalisation and the class weights from the training images."""
+    def learn_statistics(self, pixels: Pixels, counts: Tensor) -> None:
+        """Take the normalisation and the class weights from the training images; counts: labels of each class."""
         spread = (pixels.counts.double().sum(0) @ torch.arange(256.0).double().square()) / pixels.counts.sum()
         mean = pixels.mean.mean()
         self.seen.copy_(torch.tensor([pixels.low, pixels.high, mean, (spread - mean**2).clamp(min=0).sqrt()]))
@@ -70,9 +80,8 @@ class Classifier(LightningModule):
             self.std.copy_(pixels.std.clamp(min=1).view_as(self.std))  # a channel without contrast stays finite
         elif self.config.normalize == "unit":
             self.std.fill_(255)
-        counts = labels.bincount(minlength=len(self.classes))
         if self.config.class_weights:
-            self.class_weights.copy_(len(labels) / (len(self.classes) * counts.clamp(min=1)))
+            self.class_weights.copy_(counts.sum() / (len(self.classes) * counts.clamp(min=1)))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -99,19 +108,27 @@ class Classifier(LightningModule):
         images, labels = batch
         generator = torch.Generator().manual_seed(stream(self.config.seed, len(self.history), batch_idx, world()[0]))
         with torch.autocast(self.device.type, enabled=False):  # angles need all their digits
-            images = augment(images.float(), self.config.augment, self.crop, generator)
+            images, labels = self.augmented(images.float(), labels, generator)
         loss = self.loss(self.answer(images), labels)
         self.train_loss.update(loss.detach())
         return loss
 
+    def augmented(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return augment(images, self.config.augment, self.crop, generator), labels
+
+    def judged(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers and labels that belong to each other, as F.cross_entropy takes them."""
+        return logits.float(), labels
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The training loss."""
         weight = self.class_weights if self.config.class_weights else None
-        return F.cross_entropy(logits.float(), labels, weight, label_smoothing=self.config.label_smoothing)
+        return training_loss(*self.judged(logits, labels), self.config.loss, weight, self.config.label_smoothing)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        self.val_logits.update(self(images).float())
+        logits, labels = self.judged(self(images), labels)
+        self.val_logits.update(logits)
         self.val_labels.update(labels)
 
     @torch.no_grad()
@@ -162,7 +179,12 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         findings = [vars(finding) for finding in self.findings]
-        checkpoint["roteq"] = {"history": self.history, "findings": findings, "constant_epochs": self.constant_epochs}
+        checkpoint["roteq"] = {
+            "history": self.history,
+            "findings": findings,
+            "constant_epochs": self.constant_epochs,
+            "dense": self.dense,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["roteq"]

@@ -1,5 +1,6 @@
 """fit(): one network, one dataset, one protocol, one folder. Whatever stops it, the same call again continues."""
 
+import math
 import os
 import signal
 import statistics
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -17,6 +19,9 @@ from torch import Tensor
 
 from ..config import Config, load_config, save_yaml
 from ..data import PatchDataset, augment, contents, dataset_info, open_split
+from ..data.augment import ANGLES, needed_size
+from ..data.masks import MaskDataset, is_masks, open_masks
+from ..data.windows import Windows
 from ..errors import RoteqError, UsageError
 from ..files import load_json, save_json
 from ..metrics import check_leak
@@ -30,6 +35,7 @@ from .context import exclusive, quiet, repeatable
 from .feed import CHUNK, InOrder, Shuffled, loader, pixels_of, share_of, world
 from .module import Classifier
 from .norm import reestimate_norm
+from .segmenter import Segmenter
 
 MAY_DIFFER = {("data",), ("precision",), ("train", "max_time"), ("train", "workers")}  # none of them changes a number
 
@@ -50,17 +56,19 @@ class Job:
 
     config: RunConfig
     out: Path
-    train_set: PatchDataset
-    val_set: PatchDataset
+    train_set: PatchDataset | Windows
+    val_set: PatchDataset | Windows
+    classes: tuple[str, ...]
+    mpp: float | None
+    counts: Tensor  # (K,) labels of each class in use
     chosen: Tensor  # indices of the training images in use
     checked: Tensor  # indices of the validation images in use
     trial: bool  # a dry run judges nothing
     leak: Finding | None  # of level 'warn'
 
     @property
-    def labels(self) -> Tensor:
-        assert self.train_set.labels is not None
-        return self.train_set.labels[self.chosen]
+    def dense(self) -> bool:
+        return isinstance(self.train_set, Windows)
 
     def sample(self, number: int) -> Tensor:
         """Indices of so many training images, evenly spread, so of every class."""
@@ -70,8 +78,7 @@ class Job:
         return self.train_set.images(indices.tolist())
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.train_set.labels is not None
-        return self.images(indices), self.train_set.labels[indices]
+        return self.train_set.__getitems__(indices.tolist())
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         return self.batch(self.sample(self.config.train.batch_size))
@@ -158,33 +165,62 @@ def _differences(a: object, b: object, path: tuple[str, ...] = ()) -> Iterator[t
 def _open(config: RunConfig, out: Path, trial: bool) -> Job:
     """Open both splits and check that protocol, images and processes go together."""
     train = config.train
-    train_set = open_split(config.data, "train+validation" if train.final else "train")
-    val_set = open_split(config.data, "validation")
-    if train_set.classes != val_set.classes:
-        raise UsageError(f"{config.data}: train has classes {train_set.classes}, validation has {val_set.classes}")
-    for split, dataset in (("train", train_set), ("validation", val_set)):
-        if dataset.labels is None or not len(dataset.labels):
-            raise UsageError(f"{config.data}: expected labelled images in the {split} split, found none")
-    if train_set.channels != val_set.channels:
-        raise UsageError(f"{config.data}: train has {train_set.channels} channels, validation has {val_set.channels}")
-    size = min(*train_set.size, *val_set.size)
-    if train.crop is not None and train.crop > size:
-        raise UsageError(f"train.crop: expected at most {size}, the size of the stored patches, got {train.crop}")
     if train.precision == 16 and measure.device().type == "cpu":
         raise UsageError("train.precision: 16 needs a GPU; choose 32, bf16 or auto")
     if train.batch_size % world()[1]:
         raise UsageError(f"train.batch_size: expected a multiple of the {world()[1]} processes, got {train.batch_size}")
-    assert train_set.labels is not None and val_set.labels is not None
-    chosen = share_of(train_set.labels, train.share, train.seed)
-    checked = torch.arange(len(val_set.labels))
+    dense, splits = is_masks(config.data), ("train+validation" if train.final else "train", "validation")
+    first: Any  # MaskDataset or PatchDataset
+    second: Any
+    first, second = ((open_masks if dense else open_split)(config.data, name) for name in splits)
+    if first.classes != second.classes:
+        raise UsageError(f"{config.data}: train has classes {first.classes}, validation has {second.classes}")
+    if first.channels != second.channels:
+        raise UsageError(f"{config.data}: train has {first.channels} channels, validation has {second.channels}")
+    train_set, val_set, counts, chosen = _windows(train, first, second) if dense else _patches(config, first, second)
+    checked = torch.arange(len(val_set))
     if trial:
         chosen = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), train.batch_size)).long()]
         checked = checked[: train.batch_size]
-    augment(train_set.images(chosen[:1]).float(), train.augment, train.crop, torch.Generator())  # may refuse the shape
+    crop = train.patch if dense else train.crop
+    augment(train_set.images(chosen[:1].tolist()).float(), train.augment, crop, torch.Generator())  # may refuse
     leak = check_leak(contents(config.data, "train"), contents(config.data, "validation"))
     if leak and leak.level == "stop":
         raise RoteqError(f"{config.data}: {leak.message}. {leak.advice}")
-    return Job(config, out, train_set, val_set, chosen, checked, trial, leak)
+    mpp = dataset_info(config.data).mpp
+    return Job(config, out, train_set, val_set, first.classes, mpp, counts, chosen, checked, trial, leak)
+
+
+def _patches(
+    config: RunConfig, train_set: PatchDataset, val_set: PatchDataset
+) -> tuple[PatchDataset, PatchDataset, Tensor, Tensor]:
+    """Both sets, labels of each class, indices of the training images in use."""
+    train = config.train
+    for split, dataset in (("train", train_set), ("validation", val_set)):
+        if dataset.labels is None or not len(dataset.labels):
+            raise UsageError(f"{config.data}: expected labelled images in the {split} split, found none")
+    size = min(*train_set.size, *val_set.size)
+    if train.crop is not None and train.crop > size:
+        raise UsageError(f"train.crop: expected at most {size}, the size of the stored patches, got {train.crop}")
+    if "dice" in train.loss:
+        raise UsageError(f"train.loss: {train.loss} is made of the pixels of masks; expected cross_entropy or focal")
+    assert train_set.labels is not None
+    chosen = share_of(train_set.labels, train.share, train.seed)
+    counts = train_set.labels[chosen].bincount(minlength=len(train_set.classes))
+    return train_set, val_set, counts, chosen
+
+
+def _windows(train: TrainConfig, of_train: MaskDataset, of_val: MaskDataset) -> tuple[Windows, Windows, Tensor, Tensor]:
+    """The same of masks: random windows to train on, a grid of them to validate."""
+    for key, refused in (("share", train.share < 1), ("crop", train.crop is not None)):
+        if refused:
+            raise UsageError(f"train.{key}: is for patches with one label; of masks choose patch, context and patches")
+    side, margin = train.patch, train.context
+    room = sum(height * width for height, width in of_train.sizes) / (side - 2 * margin) ** 2
+    number = train.patches or math.ceil(room)
+    larger = needed_size(side) if train.augment.turn in ANGLES else side  # so that no corner is invented
+    random = Windows(of_train, larger, margin=margin + (larger - side) // 2, number=number, seed=train.seed)
+    return random, Windows(of_val, side, margin=margin), of_train.class_counts(), torch.arange(len(random))
 
 
 def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
@@ -193,10 +229,11 @@ def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
     settings = {
         "model": config.model.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
-        "classes": list(job.train_set.classes),
+        "classes": list(job.classes),
         "channels": job.train_set.channels,
+        "mpp": job.mpp,
     }
-    classifier = Classifier(**settings)  # type: ignore[arg-type]
+    classifier = (Segmenter if job.dense else Classifier)(**settings)  # type: ignore[arg-type]
     if last.exists():
         content = read_checkpoint(last)
         for key, before, now in _differences(content["hyper_parameters"], settings):
@@ -205,7 +242,7 @@ def _prepare(job: Job, recorded: RunConfig | None) -> Classifier:
         restore(classifier, content, last)
         return classifier
     classifier.findings += [job.leak] if job.leak else []
-    classifier.learn_statistics(pixels_of(job.train_set, job.chosen, config.train.crop), job.labels)
+    classifier.learn_statistics(pixels_of(job.train_set, job.chosen, config.train.crop), job.counts)
     classifier.findings += guards.at_start(classifier, *job.first_batch())
     return classifier
 
@@ -232,7 +269,7 @@ def _announce(job: Job, classifier: Classifier, precision: Precision) -> None:
 def _train(job: Job, classifier: Classifier, precision: Precision, progress: bool) -> bool:
     """Run the epochs that are left. False: the time limit came first."""
     train = job.config.train
-    batches = Shuffled(job.chosen, train.batch_size, train.seed, epoch=lambda: len(classifier.history))
+    batches = Shuffled(job.chosen, train.batch_size, train.seed, lambda: len(classifier.history), fresh=job.dense)
     callbacks: list[Callback] = [Record(job.out, len(batches) * min(train.batch_size, len(job.chosen)))]
     callbacks += [Clock(train.seconds)] if train.seconds else []
     callbacks += [Bar(classifier.model_config.label)] if progress else []
@@ -285,7 +322,7 @@ def _close(job: Job, classifier: Classifier, complete: bool) -> Fit:
             several = [part for part in mixed if len(part) > 1] or mixed  # and one image alone may have none
             reestimate_norm(classifier.to(measure.device()), map(job.images, several))
             WholeFiles().save_checkpoint(best | {"state_dict": classifier.state_dict()}, job.out / "best.ckpt")
-        shares = job.labels.bincount().double() / len(job.labels)
+        shares = job.counts.double() / job.counts.sum()
         batches = map(job.batch, job.sample(CHUNK // 2).split(train.batch_size))
         findings += guards.at_end(classifier.to(measure.device()), batches, float(torch.special.entr(shares).sum()))
     result = Fit(
