@@ -22,6 +22,8 @@ LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics")
 EXTRAS = {
     "onnx": ("onnxruntime", "ONNX files"),
     "hub": ("transformers", "models and datasets of Hugging Face"),
+    "slides": ("openslide", "whole slides"),
+    "cluster": ("distributed", "slides on several machines"),
     "dev": ("pytest", "style, types and tests"),
 }
 GIB = 2**30

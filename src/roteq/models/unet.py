@@ -58,12 +58,11 @@ class Stage(nn.Sequential):
 
 
 class GUNet(nn.Module):
-    """`levels` stages down, as many less one up, each with the map of its level from the way down, then a 1x1 group
-    convolution and the pool over the group. Features double from level to level.
+    """`levels` stages down, as many less one up, each with the map of its level from the way down, then the maximum
+    over the group and a 1x1 convolution. Features double from level to level.
 
-    Shapes: (B, C, H, W) -> (B, num_classes, H, W); with output "vectors" (B, 2*num_classes, H, W): for each class the
-    vector field of GroupPool("argmax"), in the direction of the element that answers most, as long as its answer
-    without the bias of the class (attribute `output`, which may be set on a trained network).
+    Shapes: (B, C, H, W) -> (B, num_classes, H, W); with output "vectors" (attribute `output`, which may be set on a
+    trained network) (B, 2*num_classes, H, W): for each class the same sum of the argmax fields of the features.
     Exactness: exactly equivariant for multiples of 90 degrees and mirrors of the group, at every size: zeros are added
     on both sides until a side is 0 (even ones) or 1 (odd ones) modulo 2^(levels - 1), where every step down and up is
     symmetric, and cut off again.
@@ -92,8 +91,9 @@ class GUNet(nn.Module):
             self.down.append(stage(before, after))
             self.up.insert(0, stage(before + after, before))
         self.halve, self.enlarge = Halve(), Double()
-        self.mix = GroupConv2d(width, num_classes, 1, group=group)
-        self.scalar, self.vectors = GroupPool(group), GroupPool(group, "argmax")
+        self.group = group
+        self.project, self.directions = GroupPool(group), GroupPool(group, "argmax")
+        self.head = nn.Conv2d(width, num_classes, 1)
         self.geometry = unet_geometry(levels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,13 +108,16 @@ class GUNet(nn.Module):
         for stage in self.up:
             like = maps.pop()
             x = stage(torch.cat((like, self.enlarge(x, like)), 1))
-        x = self.field(self.mix(x)) if self.output == "vectors" else self.scalar(self.mix(x))
+        x = self.vectors(x) if self.output == "vectors" else self.head(self.project(x))
         return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
 
-    def field(self, x: Tensor) -> Tensor:
-        """What every element answers, above their mean: where all answer alike, there is no direction."""
-        blocks = x.unflatten(1, (-1, self.mix.group.order))
-        return self.vectors((blocks - blocks.mean(2, keepdim=True)).flatten(1, 2))
+    def vectors(self, x: Tensor) -> Tensor:
+        """What the head makes of vectors in place of features: each as long as its strongest element is above the mean
+        of all, so that there is no direction where all are alike."""
+        blocks = x.unflatten(1, (-1, self.group.order))
+        fields = self.directions((blocks - blocks.mean(2, keepdim=True)).flatten(1, 2))
+        parts = fields.unflatten(1, (-1, 2)).unbind(2)  # x and y of every feature
+        return torch.stack([F.conv2d(part, self.head.weight) for part in parts], 2).flatten(1, 2)
 
 
 def unet_geometry(levels: int) -> Geometry:
@@ -133,7 +136,7 @@ def parameters_of(in_channels: int, num_classes: int, order: int, width: int, le
     pairs = list(pairwise(widths))
     kernels = width * width + sum(a * (b + a) + b * (a + b + b) for b, a in pairs)
     norms = 4 * (sum(widths) + sum(widths[:-1]))
-    return filters * (in_channels * width + order * kernels) + norms + num_classes * (order * width + 1)
+    return filters * (in_channels * width + order * kernels) + norms + num_classes * (width + 1)
 
 
 def g_unet(

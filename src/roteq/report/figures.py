@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..results import AuditResult, Interval, Run, Study
+from .pairs import change, side
 from .svg import INK, PAPER, Look, Plot, canvas, drawn, finish, look, visible
 from .tables import Table, grid
-from .verdict import side
-from .words import NONE, error, interval, number
+from .words import NONE, SHORT, error, interval, number
 
-NAMES = {"auc": "AUC", "accuracy": "Accuracy"}
 ROC_POINTS = 200
+NARROW = 0.03  # of an axis of differences
 
 
 def runs_by_label(study: Study) -> dict[str, list[Run]]:
@@ -50,7 +50,7 @@ def metric_by_model(study: Study, metric: str = "auc") -> Plot:
         if mean is not None:
             ax.plot([mean], [row], marker="|", markersize=17, markeredgewidth=2.2, color=INK, zorder=4)
     _rows(ax, list(models))
-    name = NAMES.get(metric, metric)
+    name = capital(SHORT[metric])
     ax.set_xlabel(f"{name} on the test images")
     handles = [
         Line2D([], [], color=INK, marker="o", linewidth=1, markersize=4, label="one run, interval"),
@@ -71,6 +71,10 @@ def metric_by_model(study: Study, metric: str = "auc") -> Plot:
     return finish(figure, f"{name} of every run", f"One dot a run with its confidence interval.{beside}", table)
 
 
+def capital(word: str) -> str:
+    return word[:1].upper() + word[1:]
+
+
 def _metric_row(ax: Axes, row: int, style: Look, values: list[Interval]) -> None:
     """The seeds of a model, spread over the height of its row."""
     for i, value in enumerate(values):
@@ -85,12 +89,12 @@ def _metric_row(ax: Axes, row: int, style: Look, values: list[Interval]) -> None
 @drawn
 def differences(study: Study, metric: str = "auc") -> Plot:
     """Filled where the interval excludes 0, hollow where it does not."""
-    shown = [d for d in study.differences if getattr(d, metric).value is not None]
+    shown = [d for d in study.differences if change(d, metric).value is not None]
     figure, ax = canvas(360, 90 + 26 * len(shown))
-    name = NAMES[metric]
+    word = SHORT[metric]
     blue, grey = look(0).color, look(7).color
     for row, d in enumerate(shown):
-        value: Interval = getattr(d, metric)
+        value = change(d, metric)
         sure = side(value) != 0
         color = blue if sure else grey
         if value.low is not None and value.high is not None:
@@ -100,15 +104,18 @@ def differences(study: Study, metric: str = "auc") -> Plot:
     labels = [f"{shorten(d.a, 22)}\n− {shorten(d.b, 22)}" for d in shown]
     _rows(ax, labels)
     ax.set_yticks(range(len(labels)), labels, fontsize=9)
-    ax.set_xlabel(f"{name}, first minus second")
-    rows = [(f"{d.a} − {d.b}", interval(getattr(d, metric), sign=True)) for d in shown]
+    left, right = ax.get_xlim()
+    if right - left < NARROW:
+        ax.locator_params(axis="x", nbins=5)  # its numbers are long
+    ax.set_xlabel(f"{capital(word)}, first minus second")
+    rows = [(f"{d.a} − {d.b}", interval(change(d, metric), sign=True)) for d in shown]
     level = f"{100 * study.confidence:g} % interval"
     return finish(
         figure,
-        f"Differences in {name if name.isupper() else name.lower()}",
+        f"Differences in {word}",
         f"Each pair on the same test images with its {level}. Filled: the interval excludes 0. To the right of 0 "
         "the first model is better.",
-        grid(f"Differences in {name if name.isupper() else name.lower()}", ("pair", f"difference ({level})"), rows),
+        grid(f"Differences in {word}", ("pair", f"difference ({level})"), rows),
     )
 
 
@@ -285,10 +292,12 @@ def equivariance_error(audits: Mapping[str, Sequence[AuditResult]]) -> Plot:
         Line2D([], [], color=INK, marker="|", linestyle="", markersize=11, label="floor"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    maps = any(a.kind == "map" for results in audits.values() for a in results)
+    still = "the map turns with the picture" if maps else "turning does not change the output"
     return finish(
         figure,
         "Equivariance error",
-        "0: turning does not change the output; 1: turning changes it as much as exchanging the picture. The floor is "
+        f"0: {still}; 1: turning changes it as much as exchanging the picture. The floor is "
         "what the resampling of the pictures does by itself.",
         grid("Equivariance error of every seed", ("model", "exact turns", "any angle", "floor"), rows),
     )

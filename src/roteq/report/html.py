@@ -10,8 +10,10 @@ from .._version import __version__
 from ..files import write_text
 from ..results import Mistake, Run, Study
 from . import tables, words
+from .maps import is_maps, leading_metric, resampled
+from .pairs import change, stop_guards
 from .tables import Table
-from .verdict import all_findings, stop_guards, verdict
+from .verdict import all_findings, verdict
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ def render(study: Study) -> str:
     return render_page(
         "template.html",
         study=study,
+        gallery=_gallery(study),
+        resampled=resampled(study.runs[0].evaluation) if is_maps(study) and study.runs else None,
+        maps=is_maps(study),
         verdict=verdict(study),
         findings=all_findings(study),
         comparison=tables.comparison(study),
@@ -76,7 +81,7 @@ def _resource(name: str) -> str:
 
 
 def _sections(study: Study) -> list[Section]:
-    from . import figures, pictures
+    from . import figures, map_figures, pictures
 
     if not study.runs:
         return []
@@ -84,12 +89,12 @@ def _sections(study: Study) -> list[Section]:
     audits = {label: [run.audit for run in runs] for label, runs in models.items()}
     majority = study.runs[0].evaluation.majority_rate
     limits = pictures.loss_limits(study.runs)
-    metrics = ("auc", "accuracy")
+    maps = is_maps(study)
+    metrics = tuple(dict.fromkeys((leading_metric(study), "auc"))) if maps else ("auc", "accuracy")
     pairs = [
-        figures.differences(study, m)
-        for m in metrics
-        if any(getattr(d, m).value is not None for d in study.differences)
+        figures.differences(study, m) for m in metrics if any(change(d, m).value is not None for d in study.differences)
     ]
+    by_angle = map_figures.flips_by_angle(audits) if maps else figures.accuracy_by_angle(audits, majority)
     found = [
         Section(
             "scores",
@@ -103,7 +108,7 @@ def _sections(study: Study) -> list[Section]:
             "Quarter turns and mirrors are exact: they only move pixels. All other angles need interpolation, which "
             "has an error of its own, so the two are never mixed. Mirror images are listed with every run; a network "
             "built on a group without mirrors promises nothing about them.",
-            (figures.accuracy_by_angle(audits, majority), figures.equivariance_error(audits)),
+            (by_angle, figures.equivariance_error(audits)),
         ),
         Section("thresholds", "Over all thresholds", "", (figures.roc(study), figures.precision_recall(study))),
         Section(
@@ -129,6 +134,14 @@ def _sections(study: Study) -> list[Section]:
     return [section for section in kept if section.plots]
 
 
+def _gallery(study: Study) -> Any:
+    if not any(run.maps for run in study.runs):
+        return None
+    from .map_figures import gallery
+
+    return gallery(study)
+
+
 def _has(study: Study, metric: str) -> bool:
     return any((i := run.evaluation.metrics.get(metric)) is not None and i.value is not None for run in study.runs)
 
@@ -146,7 +159,11 @@ def _details(run: Run) -> RunDetails:
         (
             tables.metrics(run.evaluation),
             tables.classes(run.evaluation),
-            tables.mapping("Training", ("what", "value"), tables.fit_facts(run.fit)),
+            tables.mapping(
+                "Training",
+                ("what", "value"),
+                tables.fit_facts(run.fit, "image" if run.evaluation.images is None else "window"),
+            ),
             tables.mapping("Turning, in short", ("what", "value"), tables.audit_facts(run.audit)),
             tables.turns(run.audit),
         ),

@@ -11,7 +11,7 @@ from ..results import Run, Study
 from .figures import draw_accuracy_by_angle, log_ticks, runs_by_label, shorten
 from .svg import INK, LOOKS, Plot, canvas, drawn, finish, look, visible
 from .tables import Table, grid
-from .words import number, plural
+from .words import human, number, plural
 
 Limits = tuple[float, float]
 Kernels = tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]
@@ -111,13 +111,15 @@ def confusion(label: str, runs: list[Run]) -> Plot:
     names = [shorten(visible(c), 14) for c in runs[0].evaluation.classes]
     k = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    maps = runs[0].evaluation.images is not None  # whose pixels are many
     figure, ax = canvas(360 if k > 3 else 300, 80 + min(60 * k, 340))
     for i in range(k):
         for j in range(k):
             ax.fill_between(
                 [j - 0.48, j + 0.48], i - 0.48, i + 0.48, color=look(0).color, alpha=0.5 * shares[i, j], lw=0
             )
-            text = f"{counts[i, j]:,}\n{100 * shares[i, j]:.0f} %" if k <= 4 else f"{100 * shares[i, j]:.0f}"
+            count = human(float(counts[i, j])) if maps else f"{counts[i, j]:,}"
+            text = f"{count}\n{100 * shares[i, j]:.0f} %" if k <= 4 else f"{100 * shares[i, j]:.0f}"
             ax.text(j, i, text, ha="center", va="center", fontsize=10 if k <= 6 else 8, linespacing=1.3)
     ax.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
     ax.set_xticks(range(k), names)
@@ -131,7 +133,7 @@ def confusion(label: str, runs: list[Run]) -> Plot:
     ax.set_ylabel("truth")
     classes = runs[0].evaluation.classes
     rows = [(c, *(f"{n:,}" for n in line)) for c, line in zip(classes, counts.tolist(), strict=True)]
-    unit = "" if k <= 4 else " in per cent of each row"
+    unit = ("" if k <= 4 else " in per cent of each row") + (", in pixels" if maps else "")
     return finish(
         figure,
         f"Confusions of {label}",

@@ -15,7 +15,11 @@ from ..results import (
     Study,
     Summary,
 )
-from .words import NONE, SHORT, duration, error, human, interval, number, p_value, percent, spread
+from .maps import FEW, is_maps, leading_metric, resampled, units
+from .pairs import change
+from .words import NONE, SHORT, duration, error, human, interval, number, p_value, percent, plural, spread
+
+SCORES = ("auc", "accuracy", "balanced_accuracy", "mcc", "nll", "ece")  # of patches, compared
 
 
 @dataclass(frozen=True)
@@ -47,64 +51,92 @@ def _audit(summary: Summary, key: str) -> float | None:
 
 def comparison(study: Study, brief: bool = False) -> Table:
     """One row a model: mean ± standard deviation over its seeds. `brief` keeps what fits into a terminal."""
-    majority = number(majority_rate(study))
+    majority, maps = number(majority_rate(study)), is_maps(study)
+    shown = [k for k in SHORT if any(k in s.metrics for s in study.summaries)] if maps else list(SCORES)
+    flips, speed = ("pixels flipped", "windows/s") if maps else ("flips", "images/s")
     rows = []
     for s in study.summaries:
-        metric = {key: spread(s.metrics.get(key)) for key in SHORT}
-        rows.append(
-            {
-                "model": s.label + (f" (collapsed: {s.collapsed} of {s.seeds})" if s.collapsed else ""),
-                "seeds": str(s.seeds),
-                "AUC": metric["auc"],
-                "accuracy": metric["accuracy"],
-                "majority rate": majority,
-                "balanced accuracy": metric["balanced_accuracy"],
-                "MCC": metric["mcc"],
-                "NLL": metric["nll"],
-                "ECE": metric["ece"],
-                "flips, quarter turns": percent(_audit(s, "exact_flip_rate")),
-                "flips, any angle": percent(_audit(s, "interpolated_flip_rate")),
-                "error, quarter turns": error(_audit(s, "exact_error")),
-                "error, any angle": error(_audit(s, "interpolated_error")),
-                "parameters": human(s.parameters) if brief else f"{s.parameters:,}",
-                "FLOPs": human(s.flops),
-                "images/s": human(s.images_per_second),
-                "training": duration(s.seconds),
-            }
-        )
-    short = ["model", "AUC", "accuracy", "flips, quarter turns", "flips, any angle", "parameters"]
+        row = {
+            "model": s.label + (f" (collapsed: {s.collapsed} of {s.seeds})" if s.collapsed else ""),
+            "seeds": str(s.seeds),
+        }
+        for key in shown:
+            row[SHORT[key]] = spread(s.metrics.get(key))
+            row |= {"majority rate": majority} if key == "accuracy" else {}
+        row |= {
+            f"{flips}, quarter turns": percent(_audit(s, "exact_flip_rate")),
+            f"{flips}, any angle": percent(_audit(s, "interpolated_flip_rate")),
+            "error, quarter turns": error(_audit(s, "exact_error")),
+            "error, any angle": error(_audit(s, "interpolated_error")),
+            "parameters": human(s.parameters) if brief else f"{s.parameters:,}",
+            "FLOPs": human(s.flops),
+            speed: human(s.images_per_second),
+            "training": duration(s.seconds),
+        }
+        rows.append(row)
+    lead = [SHORT[leading_metric(study)]] if maps else []
+    ends = [f"{flips}, {turn}" for turn in (("quarter turns",) if maps else ("quarter turns", "any angle"))]
+    short = list(dict.fromkeys(["model", *lead, "AUC", "accuracy", *ends, "parameters"]))
     columns = short if brief else list(rows[0] if rows else ["model"])
-    caption = "Mean ± standard deviation over the seeds, on the test images"
+    caption = f"Mean ± standard deviation over the seeds, {_tested(study)}"
     caption += f" (majority rate: {majority})" if brief else ""
     alert = frozenset(i for i, s in enumerate(study.summaries) if s.collapsed)
     return Table(caption, tuple(columns), tuple(tuple(row[c] for c in columns) for row in rows), alert)
 
 
+def _tested(study: Study) -> str:
+    if not (is_maps(study) and study.runs):
+        return "on the test images"
+    evaluation = study.runs[0].evaluation
+    return f"on the {plural(evaluation.n, 'pixel')} of {plural(evaluation.images or 0, 'test image')}"
+
+
 def differences(study: Study, brief: bool = False) -> Table:
+    """One row a pair; of maps every metric with its interval, in place of McNemar's count of images."""
     level = f"({100 * study.confidence:g} % interval)"
     collapsed = {s.label for s in study.summaries if s.collapsed}
+    alert = frozenset(i for i, d in enumerate(study.differences) if {d.a, d.b} & collapsed)
+    if is_maps(study):
+        return _map_differences(study, level, alert, brief)
     columns = ("model a − model b", f"AUC {level}", f"accuracy {level}", "McNemar p", "only a right", "only b right")
     rows = [_difference_row(d, bool({d.a, d.b} & collapsed)) for d in study.differences]
-    alert = frozenset(i for i, d in enumerate(study.differences) if {d.a, d.b} & collapsed)
     caption = "Paired differences on the same test images; McNemar on the mean probability over the seeds"
     end = 3 if brief else 6
     return Table(caption, columns[:end], tuple(row[:end] for row in rows), alert)
 
 
+def _pair_name(d: Difference, collapsed: bool) -> str:
+    return f"{d.a} − {d.b}{' (collapsed)' if collapsed else ''}"
+
+
 def _difference_row(d: Difference, collapsed: bool) -> tuple[str, ...]:
-    name = f"{d.a} − {d.b}{' (collapsed)' if collapsed else ''}"
     auc, accuracy = interval(d.auc, sign=True), interval(d.accuracy, sign=True)
-    return name, auc, accuracy, p_value(d.mcnemar_p), f"{d.only_a_right:,}", f"{d.only_b_right:,}"
+    counts = [NONE if n is None else f"{n:,}" for n in (d.only_a_right, d.only_b_right)]
+    return _pair_name(d, collapsed), auc, accuracy, p_value(d.mcnemar_p), *counts
+
+
+def _map_differences(study: Study, level: str, alert: frozenset[int], brief: bool) -> Table:
+    measured = {"auc", "accuracy", *(k for d in study.differences for k in d.metrics)}
+    metrics = [k for k in SHORT if k in measured]
+    metrics = list(dict.fromkeys([leading_metric(study), "auc"])) if brief else metrics
+    rows = [
+        (_pair_name(d, i in alert), *(interval(change(d, k), sign=True) for k in metrics))
+        for i, d in enumerate(study.differences)
+    ]
+    over = f", resampled over {resampled(study.runs[0].evaluation)}" if study.runs else ""
+    columns = ("model a − model b", *(f"{SHORT[k]} {level}" for k in metrics))
+    return Table(f"Paired differences on the same test images{over}", columns, tuple(rows), alert)
 
 
 def dataset(info: DatasetInfo) -> Table:
-    """Images per split and class."""
-    columns = ("split", *info.classes, "images", *(["groups"] if info.groups else []))
+    """Images per split and class; of masks pixels, and how many images they are in."""
+    what = "pixels" if info.images else "images"
+    columns = ("split", *info.classes, what, *(["images"] if info.images else []), *(["groups"] if info.groups else []))
     rows = []
     for split, counts in info.counts.items():
         cells = [split, *(f"{counts.get(c, 0):,}" for c in info.classes), f"{sum(counts.values()):,}"]
-        rows.append((*cells, *([f"{info.groups.get(split, 0):,}"] if info.groups else [])))
-    return Table(f"Images of {info.name} per split and class", columns, tuple(rows))
+        rows.append((*cells, *(f"{found.get(split, 0):,}" for found in (info.images, info.groups) if found)))
+    return Table(f"{what.capitalize()} of {info.name} per split and class", columns, tuple(rows))
 
 
 def dataset_facts(info: DatasetInfo) -> dict[str, str]:
@@ -114,6 +146,7 @@ def dataset_facts(info: DatasetInfo) -> dict[str, str]:
     return {
         "source": f"{info.source} ({info.kind})",
         "images": f"{size}, {info.channels} channel{'s' if info.channels != 1 else ''}",
+        **({} if info.mpp is None else {"microns per pixel": f"{info.mpp:g}"}),
         "split": f"{info.split_rule}, seed {info.seed}",
         "skipped": skipped or "none",
         "duplicates": f"{info.duplicates:,} (identical images are kept together in one split)",
@@ -123,11 +156,24 @@ def dataset_facts(info: DatasetInfo) -> dict[str, str]:
 
 
 def metrics(evaluation: Evaluation) -> Table:
+    majority = ("majority rate", number(evaluation.majority_rate))
+    prior = ("prior entropy", number(evaluation.prior_entropy))
+    if evaluation.images is not None:
+        return _map_metrics(evaluation, majority, prior)
     rows = [(SHORT.get(key, key), interval(value)) for key, value in evaluation.metrics.items()]
-    rows.append(("majority rate", number(evaluation.majority_rate)))
-    rows.append(("prior entropy", number(evaluation.prior_entropy)))
     over = f"resampled over {evaluation.clusters} groups" if evaluation.clusters else "resampled over images"
-    return Table(f"{evaluation.n:,} images; intervals {over}", ("metric", "value (interval)"), tuple(rows))
+    return grid(f"{evaluation.n:,} images; intervals {over}", ("metric", "value (interval)"), [*rows, majority, prior])
+
+
+def _map_metrics(evaluation: Evaluation, majority: tuple[str, str], prior: tuple[str, str]) -> Table:
+    rows = []
+    for key in [*(k for k in SHORT if k in evaluation.metrics), *(k for k in evaluation.metrics if k not in SHORT)]:
+        rows.append((SHORT.get(key, key), interval(evaluation.metrics[key])))
+        rows += [majority] if key == "accuracy" else []
+    pixels = f"{evaluation.n:,} pixels of {plural(evaluation.images or 0, 'image')}"
+    rough = ", which are few, so they are rough" if units(evaluation) < FEW else ""
+    caption = f"{pixels}; intervals resampled over {resampled(evaluation)}{rough}"
+    return grid(caption, ("metric", "value (interval)"), [*rows, prior])
 
 
 def classes(evaluation: Evaluation) -> Table:
@@ -137,50 +183,61 @@ def classes(evaluation: Evaluation) -> Table:
             interval(values.get(c, Interval(None))) for values in (evaluation.recall, evaluation.precision)
         )
         rows.append((c, f"{evaluation.counts.get(c, 0):,}", recall, precision))
-    return Table("Per class", ("class", "images", "recall (interval)", "precision (interval)"), tuple(rows))
+    what = "images" if evaluation.images is None else "pixels"
+    return Table("Per class", ("class", what, "recall (interval)", "precision (interval)"), tuple(rows))
 
 
 def turns(audit: AuditResult) -> Table:
     """One row a turn. Exact turns come first and are never averaged with the interpolated ones."""
+    maps = audit.kind == "map"  # of which a turn has no accuracy
     columns = ("turn", "kind", "flips", "accuracy", "between-image error", "floor", "relative error")
     rows = [
         (
             f"{'mirror, ' if t.mirror else ''}{t.angle:g}°",
             "exact" if t.exact else "interpolated",
             percent(t.flip_rate.value),
-            number(t.accuracy.value),
+            percent(t.floors.get("flip_rate")) if maps else number(t.accuracy.value),
             error(t.between_image_error),
             NONE if t.exact else error(t.floor),
             error(t.relative_error),
         )
         for t in audit.turns
     ]
-    return Table(f"{audit.images:,} images at every turn", columns, tuple(rows))
+    if maps:
+        columns = ("turn", "kind", "pixels flipped", "floor of these", *columns[4:5], "floor of it", columns[6])
+    what = "squares of the images" if maps else "images"
+    return Table(f"{audit.images:,} {what} at every turn", columns, tuple(rows))
 
 
 def audit_facts(audit: AuditResult) -> dict[str, str]:
     degenerate = "degenerate: the output hardly varies between images, so no error can be stated"
+    maps = audit.kind == "map"
+    flips = "pixels flipped" if maps else "flips"
+    scores = {
+        "upright accuracy": number(audit.upright_accuracy),
+        "worst accuracy of a turn": number(audit.worst_angle_accuracy),
+        "right at every turn": percent(audit.always_right),
+    }
     return {
-        "flips, quarter turns": percent(audit.exact_flip_rate),
-        "flips, mirrors": percent(audit.mirror_flip_rate),
-        "flips, any angle": percent(audit.interpolated_flip_rate),
+        f"{flips}, quarter turns": percent(audit.exact_flip_rate),
+        f"{flips}, mirrors": percent(audit.mirror_flip_rate),
+        f"{flips}, any angle": percent(audit.interpolated_flip_rate),
         "error, quarter turns": degenerate if audit.degenerate else error(audit.exact_error),
         "error, mirrors": degenerate if audit.degenerate else error(audit.mirror_error),
         "error, any angle": degenerate if audit.degenerate else error(audit.interpolated_error),
         "floor, any angle": error(audit.interpolated_floor),
-        "upright accuracy": number(audit.upright_accuracy),
-        "worst accuracy of a turn": number(audit.worst_angle_accuracy),
-        "right at every turn": percent(audit.always_right),
+        **({} if maps else scores),
         "turned by": audit.method or NONE,
     }
 
 
-def fit_facts(fit: Fit) -> dict[str, str]:
+def fit_facts(fit: Fit, item: str = "image") -> dict[str, str]:
+    """`item`: what one forward pass sees, an image or a window of one."""
     return {
         "epochs": f"{fit.epochs}, best weights from epoch {fit.best_epoch}",
-        "training": f"{duration(fit.seconds)}, {human(fit.images_per_second)} images/s",
+        "training": f"{duration(fit.seconds)}, {human(fit.images_per_second)} {item}s/s",
         "parameters": f"{fit.parameters:,}",
-        "FLOPs of one image": human(fit.flops),
+        f"FLOPs of one {item}": human(fit.flops),
     }
 
 

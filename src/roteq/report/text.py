@@ -129,6 +129,7 @@ def reproduction_table(result: Reproduction) -> RenderableType:
 
 def verdict_panel(verdict: Verdict) -> RenderableType:
     lines = [Text(verdict.headline, style="bold red" if verdict.void else "bold"), Text()]
+    lines += [Text(verdict.caution, style="bold yellow"), Text()] if verdict.caution else []
     lines += [Text(sentence) for sentence in verdict.sentences]
     if verdict.distrust:
         lines += [Text(), Text("What to distrust", style="bold"), *(Text(f"• {reason}") for reason in verdict.distrust)]

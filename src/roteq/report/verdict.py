@@ -6,10 +6,12 @@ headline says so and the network takes part in no comparison. And an accuracy ne
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ..results import Difference, Finding, Interval, Run, Spread, Study, Summary
-from .words import error, listing, number, percent, plural, signed
+from ..results import Finding, Interval, Run, Spread, Study, Summary
+from . import maps
+from .pairs import Pair, change, find_pairs, runs_of, side, stop_guards, turned_round
+from .words import SHORT, error, listing, number, percent, plural, signed
 
 COLLAPSE = {"constant predictor", "dead units"}  # guards that mean: it has learnt nothing
 FEW_IMAGES, FEW_GROUPS, FEW_SEEDS = 500, 10, 3
@@ -25,6 +27,7 @@ class Verdict:
     sentences: tuple[str, ...]
     distrust: tuple[str, ...]
     void: bool = False  # a check of level 'stop' failed: (part of) the study says nothing
+    caution: str = ""  # what to know before any number: how few the images are
 
 
 @dataclass(frozen=True)
@@ -37,52 +40,38 @@ class Observation:
     seen: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Model a against model b in the metric that decides: AUC, or accuracy where AUC does not exist."""
-
-    a: Summary
-    b: Summary
-    difference: Difference  # a minus b
-
-    @property
-    def metric(self) -> str:
-        return "auc" if self.difference.auc.value is not None else "accuracy"
-
-    @property
-    def interval(self) -> Interval:
-        return getattr(self.difference, self.metric)
-
-    @property
-    def outcome(self) -> int:
-        """1: a beats b, -1: b beats a, 0: no difference shown."""
-        return side(self.interval)
-
-
-def side(interval: Interval) -> int:
-    """On which side of 0 the interval lies; 0 if it includes 0 or does not exist."""
-    if interval.low is None or interval.high is None:
-        return 0
-    return 1 if interval.low > 0 else -1 if interval.high < 0 else 0
-
-
 def verdict(study: Study) -> Verdict:
     """The study in a headline, sentences that carry its numbers, and the reasons to distrust them."""
     whole = [f for f in (*study.findings, *study.dataset.findings) if f.level == "stop"]
     void = {s.label: count for s in study.summaries if (count := stopped_seeds(study, s))}
     equivariance, pairs = find_pairs(study)
     valid = [p for p in pairs if p.a.label not in void and p.b.label not in void]
+    is_maps = maps.is_maps(study)
     sentences = [
         *(f"{sentence(f.message)} {f.advice}".strip() for f in dict.fromkeys(whole)),
         *(_stopped_sentence(study, label, count) for label, count in void.items()),
         *(_pair_sentence(p, study.confidence) for p in valid),
         *_left_out_sentence([p for p in pairs if p not in valid]),
-        *_accuracy_sentence(study, void),
-        *_turn_sentences(study, void),
-        *_basis_sentence(study),
+        *(_map_sentences(study, void) if is_maps else _patch_sentences(study, void)),
     ]
-    headline = _void_headline(study, whole, void) or _headline(study.name, valid, equivariance)
-    return Verdict(headline, tuple(sentences), tuple(_distrust(study, valid, void)), bool(whole or void))
+    name = maps.where(study) if is_maps else study.name
+    headline = _void_headline(study, whole, void) or _headline(study.name, name, valid, equivariance)
+    return Verdict(
+        headline, tuple(sentences), tuple(_distrust(study, valid, void)), bool(whole or void), maps.caution(study)
+    )
+
+
+def _patch_sentences(study: Study, void: dict[str, int]) -> Iterator[str]:
+    yield from _accuracy_sentence(study, void)
+    yield from _turn_sentences(study, void)
+    yield from _basis_sentence(study)
+
+
+def _map_sentences(study: Study, void: dict[str, int]) -> Iterator[str]:
+    yield from maps.accuracy_sentence(study, list(void))
+    yield from maps.turn_sentences(study, list(void))
+    yield from maps.augment_sentence(study)
+    yield from maps.basis_sentence(study)
 
 
 def all_findings(study: Study) -> list[Observation]:
@@ -118,43 +107,8 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def runs_of(study: Study, label: str) -> list[Run]:
-    return [run for run in study.runs if run.label == label]
-
-
-def stop_guards(run: Run) -> list[str]:
-    return [f.guard for f in (*run.findings, *run.fit.findings) if f.level == "stop"]
-
-
 def stopped_seeds(study: Study, summary: Summary) -> int:
     return max(summary.collapsed, sum(bool(stop_guards(r)) for r in runs_of(study, summary.label)))
-
-
-def find_pairs(study: Study) -> tuple[bool, list[Pair]]:
-    """Every equivariant network against every standard one; all differences where one of the kinds is missing."""
-    summaries = {s.label: s for s in study.summaries}
-    known = [d for d in study.differences if d.a in summaries and d.b in summaries]
-    pairs = []
-    for d in known:
-        a, b = summaries[d.a], summaries[d.b]
-        if a.group is not None and b.group is None:
-            pairs.append(Pair(a, b, d))
-        elif a.group is None and b.group is not None:
-            pairs.append(Pair(b, a, turned_round(d)))
-    return bool(pairs), pairs or [Pair(summaries[d.a], summaries[d.b], d) for d in known]
-
-
-def turned_round(d: Difference) -> Difference:
-    """b minus a."""
-
-    def minus(i: Interval) -> Interval:
-        low, value, high = (None if x is None else -x for x in (i.high, i.value, i.low))
-        return Interval(value, low, high)
-
-    auc, accuracy = minus(d.auc), minus(d.accuracy)
-    return replace(
-        d, a=d.b, b=d.a, auc=auc, accuracy=accuracy, only_a_right=d.only_b_right, only_b_right=d.only_a_right
-    )
 
 
 def _void_headline(study: Study, whole: list[Finding], void: dict[str, int]) -> str:
@@ -177,12 +131,15 @@ def _stopped(study: Study, label: str, count: int) -> str:
     return f"{count} of {plural(seeds, 'run')} {verb}{': ' if guards else ''}{listing(guards) if guards else ''}"
 
 
-def _headline(name: str, pairs: list[Pair], equivariance: bool) -> str:
+def _headline(study: str, name: str, pairs: list[Pair], equivariance: bool) -> str:
+    """`name`: of what the study speaks, which may be a few images of it."""
     if not pairs:
-        return f"{name}: no two models were compared."
+        return f"{study}: no two models were compared."
     won, lost = [p for p in pairs if p.outcome > 0], [p for p in pairs if p.outcome < 0]
     if not equivariance:
-        return f"{name} does not set an equivariant network against a standard one, so it cannot say whether one helps."
+        return (
+            f"{study} does not set an equivariant network against a standard one, so it cannot say whether one helps."
+        )
     if not won and not lost:
         return f"No difference shown between equivariant and standard networks on {name}."
     if len(won) == len(pairs):
@@ -211,17 +168,26 @@ def _left_out_sentence(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _pair_sentence(pair: Pair, confidence: float) -> str:
-    up = pair if pair.outcome >= 0 else Pair(pair.b, pair.a, turned_round(pair.difference))
+    up = pair if pair.outcome >= 0 else Pair(pair.b, pair.a, turned_round(pair.difference), pair.leading)
     a, b, i = up.a.label, up.b.label, up.interval
-    name = {"auc": "AUC", "accuracy": "accuracy"}[up.metric]
+    name = SHORT[up.metric]
     values = f"{name} {_mean(up.a, up.metric)} against {_mean(up.b, up.metric)}, difference {signed(i.value)}"
     if i.low is None or i.high is None:
         return f"No difference shown between {a} and {b}: {values}; no interval could be computed."
     values += f" ({100 * confidence:g} % interval {signed(i.low)} to {signed(i.high)})"
+    beside = _beside(up)
     if up.outcome:
-        return f"{a} beats {b}: {values}."
+        return f"{a} beats {b}: {values}{beside}."
     hidden = f"an advantage of up to {number(i.high)} for {a} or {number(-i.low)} for {b} is not ruled out"
-    return f"No difference shown between {a} and {b}: {values}; {hidden}."
+    return f"No difference shown between {a} and {b}: {values}; {hidden}{beside}."
+
+
+def _beside(pair: Pair) -> str:
+    """The AUC beside the leading metric of maps."""
+    i = pair.difference.auc
+    if pair.leading == "auc" or i.value is None or i.low is None or i.high is None:
+        return ""
+    return f"; difference in AUC {signed(i.value)} ({signed(i.low)} to {signed(i.high)})"
 
 
 def _mean(summary: Summary, metric: str) -> str:
@@ -323,11 +289,16 @@ def _distrust_sizes(pairs: list[Pair]) -> Iterator[str]:
 def _distrust_pairs(study: Study, pairs: list[Pair]) -> Iterator[str]:
     for p in pairs:
         names = f"{p.a.label} and {p.b.label}"
-        if p.outcome and p.metric == "auc" and side(p.difference.accuracy) != p.outcome:
-            yield f"{names}: the AUC differs, but the accuracy does not confirm it."
+        confirming = change(p.difference, p.beside)
+        if p.outcome and p.metric == p.leading and confirming.value is not None and side(confirming) != p.outcome:
+            yield f"{names}: the {SHORT[p.metric]} differs, but the {SHORT[p.beside]} does not confirm it."
         better, worse = (p.a, p.b) if p.outcome > 0 else (p.b, p.a)
         scores = [
-            [v for r in runs_of(study, s.label) if (v := r.evaluation.metrics[p.metric].value) is not None]
+            [
+                v
+                for r in runs_of(study, s.label)
+                if (v := r.evaluation.metrics.get(p.metric, Interval(None)).value) is not None
+            ]
             for s in (better, worse)
         ]
         if p.outcome and all(scores) and min(scores[0]) <= max(scores[1]):
@@ -338,7 +309,9 @@ def _distrust_pairs(study: Study, pairs: list[Pair]) -> Iterator[str]:
 
 
 def _distrust_sample(study: Study, pairs: list[Pair]) -> Iterator[str]:
-    if study.runs:
+    if maps.is_maps(study):
+        yield from maps.sample_doubts(study)
+    elif study.runs:
         evaluation = study.runs[0].evaluation
         if evaluation.n < FEW_IMAGES:
             yield f"There are few test images ({evaluation.n}): small differences cannot show."

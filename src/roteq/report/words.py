@@ -6,6 +6,14 @@ from ..results import Interval, Spread
 
 NONE = "–"
 SHORT = {  # the word for each metric, in the order in which tables show them
+    "detection_f1": "detection F1",
+    "detection_precision": "detection precision",
+    "detection_recall": "detection recall",
+    "detection_average_precision": "detection average precision",
+    "v_rand": "V-Rand",
+    "v_info": "V-Info",
+    "dice": "Dice",
+    "iou": "IoU",
     "auc": "AUC",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -114,8 +122,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def p_value(p: float) -> str:
-    return "<0.001" if p < 0.001 else number(p)
+def p_value(p: float | None) -> str:
+    return number(p) if p is None or p >= 0.001 else "<0.001"
 
 
 def listing(names: Iterable[object]) -> str:

@@ -29,6 +29,7 @@ from .layers import (
     Exchanged,
     MapError,
 )
+from .slides import ClassArea, FailedSlide, FailedTile, FolderResult, SlideResult
 from .study import (
     DatasetInfo,
     Difference,
@@ -50,6 +51,7 @@ __all__ = [
     "AuditResult",
     "Averaged",
     "Change",
+    "ClassArea",
     "ClassAudit",
     "Control",
     "Conversion",
@@ -63,8 +65,11 @@ __all__ = [
     "Evaluation",
     "Example",
     "Exchanged",
+    "FailedSlide",
+    "FailedTile",
     "Finding",
     "Fit",
+    "FolderResult",
     "Interval",
     "LayerError",
     "LieError",
@@ -75,6 +80,7 @@ __all__ = [
     "Orbit",
     "Reproduction",
     "Run",
+    "SlideResult",
     "Spread",
     "Study",
     "Summary",
