@@ -87,6 +87,17 @@ def test_two_equal_tops_within_the_radius_are_one_peak() -> None:
     scores[10, 8] = scores[10, 12] = 1
     places, _ = find_peaks(scores, radius=4)
     assert len(places[np.abs(places - 10).max(1) <= 3]) == 1
+    corners = np.zeros((40, 40))  # each corner of a square is near two others; the fourth stays with the first
+    corners[np.ix_([18, 22], [18, 22])] = 1
+    places, heights = find_peaks(corners, radius=4)
+    assert places[heights > 0.01].tolist() == [[18, 18], [22, 22]]
+
+
+def test_one_half_is_a_detection() -> None:
+    assert scores_of(np.full((9, 9), 0.5005), [(4, 4)])["recall"] == 1
+    assert scores_of(np.full((9, 9), 0.5005), [])["precision"] == 0
+    assert scores_of(np.full((9, 9), 0.4995), [(4, 4)])["recall"] == 0
+    assert scores_of(np.full((9, 9), 0.4995), [])["precision"] is None
 
 
 def test_each_centre_is_found_once_by_the_highest_peak_first() -> None:

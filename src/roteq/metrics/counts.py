@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ..data.masks import IGNORE
 from ..errors import RoteqError, UsageError
 from ..files import atomic_path
 from .arrays import as_array, as_probabilities
@@ -21,7 +22,6 @@ from .classification import LEAST_PROBABILITY
 from .detection import find_peaks, match
 from .membranes import count_membranes
 
-IGNORE = -100
 BINS = 1024
 
 

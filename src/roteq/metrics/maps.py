@@ -248,7 +248,7 @@ def check_constant_maps(
 ) -> Finding | None:
     """`check_constant` of pixels: 'stop' when one class gets almost every pixel and balanced accuracy is at chance."""
     confusion = pooled_confusion(counts)
-    fewer = np.ceil(confusion * min(1.0, JUDGED / max(1, confusion.sum()))).astype(np.int64)
+    fewer = (confusion * min(1.0, JUDGED / max(1, confusion.sum()))).astype(np.int64)
     if not fewer.any():
         return None
     truth, answers = np.divmod(np.repeat(np.arange(fewer.size), fewer.ravel()), len(confusion))
