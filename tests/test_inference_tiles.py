@@ -298,9 +298,10 @@ def test_pixels_are_continued_by_reflection_as_often_as_needed():
     found, before = continued(3, Geometry(9))
     assert (found.tolist(), before) == ([0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2], 0)
     assert continued(1, Geometry(3))[0].tolist() == [0, 0, 0]
-    found, before = continued(10, Geometry(8, 4))
-    assert (len(found), before) == (16, 1)
-    assert found.tolist() == (9 - found.flip(0)).tolist()
+    for side, geometry, expected in ((10, Geometry(8, 4), (16, 1)), (32, Geometry(9, 3), (42, 2))):
+        found, before = continued(side, geometry)
+        assert (len(found), before) == expected
+        assert found.tolist() == (side - 1 - found.flip(0)).tolist()  # as much on both ends
 
 
 TURNING = {

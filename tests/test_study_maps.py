@@ -25,9 +25,17 @@ def study(data: Path, out: Path, **changes) -> StudyConfig:
         "name": "discs",
         "out": str(out),
         "data": {"root": str(data)},
-        "models": [{"name": "g_unet", "group": group, "width": width} for group, width in (("p4m", 1), ("Z2", 3))],
+        "models": [{"name": "g_unet", "group": group, "width": width} for group, width in (("p4", 2), ("Z2", 3))],
         "seeds": [0],
-        "train": {"epochs": 3, "batch_size": 4, "lr": 0.03, "patch": 32, "context": 4, "patches": 24},
+        "train": {
+            "epochs": 4,
+            "batch_size": 4,
+            "lr": 0.05,
+            "patch": 32,
+            "context": 4,
+            "patches": 40,
+            "class_weights": True,
+        },
         "audit": {"images": 4, "angles": 4, "bootstrap": 10},
         "bootstrap": 50,
         **changes,
@@ -55,7 +63,7 @@ def test_a_study_of_maps_is_judged_in_pixels_and_images(done, data):
         assert {"dice", "iou", "auc", "accuracy"} <= run.evaluation.metrics.keys()
         assert run.evaluation.metrics["auc"].value > 0.8
     difference = found.differences[0]
-    assert difference.a == "g_unet p4m width=1" and difference.mcnemar_p is None and "dice" in difference.metrics
+    assert difference.a == "g_unet p4 width=2" and difference.mcnemar_p is None and "dice" in difference.metrics
 
 
 def test_only_the_map_of_the_equivariant_network_turns_with_the_picture(done):

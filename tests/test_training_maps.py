@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from masks import prepared_discs
-from roteq.data.masks import IGNORE, open_masks
-from roteq.inference.maps import predict_map
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from roteq.config import validate
 from roteq.data.augment import Augment
+from roteq.data.masks import IGNORE, open_masks
 from roteq.errors import UsageError
 from roteq.inference import load_classifier
+from roteq.inference.maps import predict_map
 from roteq.models import ModelConfig
 from roteq.nn.geometry import Geometry
 from roteq.testing import equivariance_error
@@ -31,7 +31,7 @@ def model(name: str = "g_unet", **options: Any) -> ModelConfig:
 
 
 def protocol(**changes: Any) -> TrainConfig:
-    chosen = {"epochs": 3, "batch_size": 4, "lr": 0.03, "patch": 32, "context": 4, "patches": 24}
+    chosen = {"epochs": 4, "batch_size": 4, "lr": 0.05, "patch": 32, "context": 4, "patches": 40, "class_weights": True}
     return TrainConfig(**{**chosen, **changes})
 
 
@@ -175,14 +175,14 @@ def test_every_epoch_has_windows_of_its_own(data: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(Windows, "__getitems__", listening)
     fit(model(), data, protocol(epochs=2), tmp_path, progress=False)
     trained = {index for batch in seen for index in batch}
-    assert trained == set(range(48))
+    assert trained == set(range(80))
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"augment": Augment(turn="any", stain=0.1)},
-        {"loss": "cross_entropy+dice", "class_weights": True},
+        {"loss": "cross_entropy+dice", "class_weights": False},
         {"loss": "focal", "context": 0, "reestimate_norm": True},
         {"final": True},
     ],

@@ -94,6 +94,9 @@ class GUNet(nn.Module):
         self.group = group
         self.project, self.directions = GroupPool(group), GroupPool(group, "argmax")
         self.head = nn.Conv2d(width, num_classes, 1)
+        # maxima over a group are large and of one sign: with larger weights dozens of steps would go into the biases
+        nn.init.normal_(self.head.weight, std=0.1 / width**0.5)
+        nn.init.zeros_(self.head.get_parameter("bias"))
         self.geometry = unet_geometry(levels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -64,8 +64,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class MapExample:
-    """One test image through a dense network, upright and turned: base64 PNGs. Maps show the probability of anything but
-    the first class; `turned_back` is the map of the turned image, turned back, `difference` its distance from the upright map."""
+    """One test image through a dense network, upright and turned: base64 PNGs. Maps show the probability of anything
+    but the first class; `turned_back` is the map of the turned image, turned back, `difference` its distance from the
+    upright map."""
 
     id: str
     angle: float  # degrees, counter-clockwise as displayed
