@@ -14,11 +14,12 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A folder, a CSV file, PCam's HDF5 folder; or 'synthetic': built-in tissue."
+            metavar="SOURCE",
+            help="A folder, a CSV file, PCam's HDF5 folder; or 'synthetic': built-in tissue.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the prepared dataset.")],
-    kind: Annotated[str | None, typer.Option(help="kaggle, pcam, folder or csv; found out if not given.")] = None,
+    kind: Annotated[str | None, typer.Option(help="kaggle, pcam, folder, csv, masks; found out if not given.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the centre square to keep.")] = None,
     size: Annotated[int | None, typer.Option(help="Resize to this side, after the crop.")] = None,
     mode: Annotated[str | None, typer.Option(help="rgb (default) or grey.")] = None,
@@ -37,6 +38,8 @@ def prepare(
     skip_bad: Annotated[
         bool | None, typer.Option("--skip-bad", help="Leave out unusable images and count them.")
     ] = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the prepared images.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Of discs for points, in pixels (default 6).")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes (default: one for each core).")] = None,
     json: Json = False,
 ) -> None:
@@ -55,6 +58,8 @@ def prepare(
         "seed": seed,
         "limit": limit,
         "skip_bad": skip_bad,
+        "mpp": mpp,
+        "radius": radius,
         "workers": workers,
     }
     from ..config import validate

@@ -24,17 +24,20 @@ def fingerprint(table: Source) -> tuple[str, list[str]]:
     digest, missing = hashlib.sha256(table.kind.encode()), []
     stamps: dict[str, str] = {}
     for item in table.items:
-        stamp = stamps.get(item.path, "")
-        if not stamp:
-            try:
-                status = os.stat(table.root / item.path)
-                stamp = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                stamp = "missing"
-                missing.append(item.path)
-            if item.row is not None:
-                stamps[item.path] = stamp
-        row = (item.id, item.label, item.group, item.split, item.path, item.row, stamp)
+        found = []
+        for name in item.files:
+            stamp = stamps.get(name, "")
+            if not stamp:
+                try:
+                    status = os.stat(table.root / name)
+                    stamp = f"{status.st_size} {status.st_mtime_ns}"
+                except OSError:
+                    stamp = "missing"
+                    missing.append(name)
+                if item.row is not None or name != item.path:  # others come once
+                    stamps[name] = stamp
+            found.append(stamp)
+        row = (item.id, item.label, item.group, item.split, item.path, item.row, " ".join(found))
         digest.update(repr(row).encode())
     return digest.hexdigest(), missing
 
@@ -126,7 +129,8 @@ def discard(out: Path) -> None:
     """Remove everything a preparation has made; the folder was empty before it."""
     for split in SPLITS:
         shutil.rmtree(out / split, ignore_errors=True)
-    (out / "index.csv").unlink(missing_ok=True)
+    for name in ("index.csv", "points.csv"):
+        (out / name).unlink(missing_ok=True)
     remove_work(out)
     if not any(out.iterdir()):
         out.rmdir()
@@ -134,4 +138,4 @@ def discard(out: Path) -> None:
 
 def _is_temporary(path: Path) -> bool:
     """What atomic_path leaves when it is killed."""
-    return re.fullmatch(r"\.(\.preparing|dataset|index)\.\d+\.tmp\.\w+", path.name) is not None
+    return re.fullmatch(r"\.(\.preparing|dataset|index|points)\.\d+\.tmp\.\w+", path.name) is not None

@@ -2,6 +2,8 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -43,11 +45,36 @@ def decode(source: str | Path | BinaryIO | np.ndarray) -> tuple[Image.Image, str
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source), ""
+    with _readable(), Image.open(source) as image:
+        check_header(image)
+        image.load()
+        return to_eight_bits(image)
+
+
+def decode_mask(path: Path) -> np.ndarray:
+    """The values of a mask, int64 (H, W): indices of a palette, 0 and 1 of 1-bit files, or grey values.
+
+    Raises: BadImage as `decode` does (16 bits are fine here), with the reason "coloured mask" for one in colour.
+    """
+    with _readable(), Image.open(path) as image:
+        check_header(image, bits=16)
+        image.load()
+        values = np.asarray(image).astype(np.int64)
+        opaque = image.mode in ("LA", "RGBA") and (values[..., -1] == 255).all()
+    if opaque:
+        values = values[..., :-1]
+    if values.ndim == 3 and image.mode in ("LA", "RGB", "RGBA") and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim == 3 or image.mode == "F":
+        raise BadImage("coloured mask", f"mode {image.mode}; expected one value a pixel, the number of its class")
+    return values
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever goes wrong while a file is read, as BadImage."""
     try:
-        with Image.open(source) as image:
-            check_header(image)
-            image.load()
-            return to_eight_bits(image)
+        yield
     except BadImage:
         raise
     except FileNotFoundError:
@@ -80,13 +107,13 @@ def read_header(source: Any) -> tuple[tuple[int, int], int]:
         raise BadImage("unreadable", str(error)) from None
 
 
-def check_header(image: Image.Image) -> None:
-    """Refuse, before the pixels are read, what is too large or has more than 8 bits a sample."""
+def check_header(image: Image.Image, bits: Literal[8, 16] = 8) -> None:
+    """Refuse, before the pixels are read, what is too large or has more than so many bits a sample."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage("too many pixels", f"{width} x {height}, more than the limit of {MAX_PIXELS:,}")
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    if deep or ";16" in str(getattr(image, "tile", "")):  # Pillow halves 16-bit RGB without saying so
+    if bits == 8 and (deep or ";16" in str(getattr(image, "tile", ""))):  # Pillow halves 16-bit RGB without saying so
         raise BadImage("16-bit", _SIXTEEN_BIT)
 
 

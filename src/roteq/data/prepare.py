@@ -1,4 +1,5 @@
-"""Raw images to a prepared dataset: `<out>/{train,validation,test}/<class>/<id>.<ext>`, index.csv, dataset.json.
+"""Raw images to a prepared dataset: `<out>/{train,validation,test}/<class>/<id>.<ext>`, index.csv, dataset.json; images
+with masks to `<split>/images/<id>.png` and `<split>/masks/<id>.png` (prepare_masks.py).
 
 A command that fails leaves nothing behind. A command that is killed, at whatever moment, leaves its work, and the same
 command continues with it: the marker .preparing.json says what is being made, .staging/ holds the finished chunks
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +31,7 @@ from .claim import claim, fingerprint, remove_work, work
 from .pcam import unpack
 from .sources import Item, Source, read_source, rename_classes
 from .splits import SPLITS, assign, joined
-from .staging import Recipe, run_all, staged
+from .staging import Done, Recipe, run_all, staged
 
 
 class PrepareOptions(Config):
@@ -41,9 +43,11 @@ class PrepareOptions(Config):
     class_names: {label of the source: class name}, or the names in the order of the labels. group_column: the column
     of a csv (default group) or PCam meta file (default wsi) that names the slide or patient. limit: prepare so many
     images, drawn by the seed. skip_bad: leave out unusable images and count them, instead of stopping at the first.
+    mpp: microns per pixel of the images as prepared. Masks: class_names names values (or labels of points) and orders
+    them; equal names join, and what is named "ignore" counts as not labelled. radius: of the discs that points become.
     """
 
-    kind: Literal["auto", "kaggle", "pcam", "folder", "csv", "digits", "rotated_digits", "cifar10"] = "auto"
+    kind: Literal["auto", "kaggle", "pcam", "folder", "csv", "masks", "digits", "rotated_digits", "cifar10"] = "auto"
     crop: int | None = Field(default=None, ge=1)
     size: int | None = Field(default=None, ge=1)
     mode: Literal["rgb", "grey"] = "rgb"
@@ -58,6 +62,7 @@ class PrepareOptions(Config):
     skip_bad: bool = False
     workers: int | None = Field(default=None, ge=1)
     mpp: float | None = Field(default=None, gt=0)
+    radius: float | None = Field(default=None, ge=1)
 
     @field_validator("class_names", mode="before")
     @classmethod
@@ -82,6 +87,7 @@ class Outcome:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     converted: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    masks: list[Done] = field(default_factory=list)  # of images with masks: all that is known
 
 
 def prepare(
@@ -99,20 +105,19 @@ def prepare(
     if not source.exists() and (info := claim(out, chosen, None, str(source.resolve()))):
         return info  # the raw data may be gone by now
     table, left_out = _table(source, out, options)
-    classes = rename_classes(table, options.class_names)
-    present = Counter(item.label for item in table.items)
-    check_classes({name: present[label] for label, name in classes.items()}, str(source))
+    recipe, second_pass = _passes(table, options)
     digest, missing = fingerprint(table)
     if info := claim(out, chosen, digest):
         return info
     if missing and not options.skip_bad:
-        _refuse([(name, "no such file") for name in missing], len(table.items), source)
+        refuse([(name, "no such file") for name in missing], len(table.items), source)
     with work(out, chosen, digest) as staging:
-        recipe = Recipe(options.crop, options.size, options.mode, options.format, options.quality)
         outcome = _first_pass(table, staging, recipe, options, progress)
-        info = _second_pass(table, classes, staging, recipe, options, outcome, out)
+        info = second_pass(staging, outcome, out)
         skipped = dict(sorted((outcome.skipped + Counter(left_out)).items()))
-        info = replace(info, source=str(source.resolve()), skipped=skipped, options=chosen, source_sha256=digest)
+        info = replace(
+            info, source=str(source.resolve()), skipped=skipped, options=chosen, source_sha256=digest, mpp=options.mpp
+        )
         save_json(info, out / "dataset.json")
         remove_work(out)
     return info
@@ -139,6 +144,22 @@ def _table(source: Path, out: Path, options: PrepareOptions) -> tuple[Source, di
         left_out["beyond the limit"] = len(items) - options.limit
         items = sorted(random.Random(options.seed).sample(items, options.limit), key=lambda item: item.id)
     return replace(table, items=items), left_out
+
+
+def _passes(table: Source, options: PrepareOptions) -> tuple[Recipe, Callable[[Path, Outcome, Path], DatasetInfo]]:
+    """What the first pass makes of an image, and the second pass; options that do not fit the source are refused."""
+    if table.kind == "masks":
+        from .prepare_masks import mask_pass, mask_recipe
+
+        of_masks = mask_recipe(table, options)
+        return of_masks, partial(mask_pass, table, of_masks, options)
+    if options.radius is not None:
+        raise UsageError(f"radius: only of points with a mask to be drawn; {table.root} is a {table.kind} source")
+    classes = rename_classes(table, options.class_names)
+    present = Counter(item.label for item in table.items)
+    check_classes({name: present[label] for label, name in classes.items()}, str(table.root))
+    recipe = Recipe(options.crop, options.size, options.mode, options.format, options.quality)
+    return recipe, partial(_second_pass, table, classes, recipe, options)
 
 
 def _by_group(table: Source, options: PrepareOptions) -> bool:
@@ -177,9 +198,10 @@ def _first_pass(table: Source, staging: Path, recipe: Recipe, options: PrepareOp
                 outcome.sha256.append(bytes.fromhex(done.sha256))
                 outcome.sizes[done.size] += 1
                 outcome.converted.update([done.converted] if done.converted else [])
+                outcome.masks += [done] if done.mask else []
             advance(len(items))
             if bad and not options.skip_bad:
-                _refuse(bad, len(outcome.kept), table.root)
+                refuse(bad, len(outcome.kept), table.root)
             bad.clear()
     return outcome
 
@@ -187,9 +209,9 @@ def _first_pass(table: Source, staging: Path, recipe: Recipe, options: PrepareOp
 def _second_pass(
     table: Source,
     classes: dict[str, str],
-    staging: Path,
     recipe: Recipe,
     options: PrepareOptions,
+    staging: Path,
     outcome: Outcome,
     out: Path,
 ) -> DatasetInfo:
@@ -198,7 +220,7 @@ def _second_pass(
     labels = [classes[item.label] for item in items]
     present = Counter(labels)
     check_classes({name: present[name] for name in classes.values()}, str(table.root))
-    splits, rule, findings = _split(items, labels, outcome.contents, options, _by_group(table, options))
+    splits, rule, findings = draw_splits(table, items, labels, outcome.contents, labels, options)
     tally = Counter(zip(splits, labels, strict=True))
     counts = {s: {c: tally[s, c] for c in classes.values()} for s in SPLITS if s in set(splits)}
     findings += check_splits(counts, str(table.root)) + check_form(outcome.sizes, outcome.converted)
@@ -209,7 +231,7 @@ def _second_pass(
     paths = [f"{s}/{c}/{item.id}{recipe.suffix}" for s, c, item in zip(splits, labels, items, strict=True)]
     numbers = compress(range(len(table.items)), outcome.kept)
     for number, item, path in zip(numbers, items, paths, strict=True):
-        _place(staged(staging, number, item, recipe), out / path)
+        place(staged(staging, number, item, recipe), out / path)
     _write_index(out / "index.csv", paths, labels, splits, items, outcome)
     lines = sorted(f"{path} {sha.hex()}\n" for path, sha in zip(paths, outcome.sha256, strict=True))
     return DatasetInfo(
@@ -230,17 +252,24 @@ def _second_pass(
     )
 
 
-def _split(
-    items: list[Item], labels: list[str], contents: list[bytes], options: PrepareOptions, by_group: bool
+def draw_splits(
+    table: Source,
+    items: list[Item],
+    labels: list[str],
+    contents: list[bytes],
+    truths: list[str],
+    options: PrepareOptions,
 ) -> tuple[list[str], str, list[Finding]]:
-    """The split of every image, the rule in words, and what to know about it."""
+    """The split of every image that is kept, the rule in words, and what to know about it. Balanced over `labels`;
+    equal `contents` should have equal `truths`."""
+    by_group = _by_group(table, options)
     drawn = _drawn(items, options)
     whole = drawn and (options.split != "auto" or items[0].split is None)
     subset = [i for i, item in enumerate(items) if drawn and (whole or item.split == "train")]
     splits = [item.split or "" for item in items]
     groups = [item.group for item in items] if by_group else [None] * len(items)
     findings: list[Finding] = []
-    how = "by group" if by_group else "by image, stratified by class"
+    how = "by group" if by_group else "by image" + ", stratified by class" * (len(set(labels)) > 1)
     if drawn:
         wanted = dict(zip(SPLITS, options.shares, strict=True))
         total = sum(wanted[split] for split in drawn)
@@ -258,10 +287,10 @@ def _split(
     rule = (
         how if whole else "given by the source" + (f"; {', '.join(drawn[1:])} drawn from train {how}" if drawn else "")
     )
-    return splits, rule, check_duplicates(labels, contents, groups, splits) + findings
+    return splits, rule, check_duplicates(truths, contents, groups, splits) + findings
 
 
-def _place(waiting: Path, target: Path) -> None:
+def place(waiting: Path, target: Path) -> None:
     try:
         os.replace(waiting, target)
     except FileNotFoundError:
@@ -281,7 +310,7 @@ def _write_index(
             writer.writerow([name, label, split, item.group or "", source, sha.hex(), content.hex()])
 
 
-def _refuse(bad: list[tuple[str, str]], seen: int, source: Path) -> None:
+def refuse(bad: list[tuple[str, str]], seen: int, source: Path) -> None:
     listed = "".join(f"\n  {name}: {why}" for name, why in bad[:5])
     more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
     raise RoteqError(

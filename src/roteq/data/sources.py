@@ -7,6 +7,7 @@
 | folder | <class>/**/*.png, or {train,validation|valid|val,test}/<class>/**/*.png |
 | digits, rotated_digits, cifar10 | arrays of many images, see arrays.py |
 | csv    | a file path,label[,group][,split]; paths relative to the file |
+| masks  | images/ with masks/, labels/ or a table of points, or a csv of them, see mask_sources.py |
 """
 
 import csv
@@ -36,6 +37,10 @@ class Item:
     split: str | None = None
     row: int | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path,)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -59,10 +64,15 @@ def read_source(path: Path, kind: str = "auto", group_column: str | None = None)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     kind = detect(path) if kind == "auto" else kind
-    if group_column is not None and kind not in ("csv", "pcam"):
+    if group_column is not None and kind not in ("csv", "pcam", "masks"):
         raise UsageError(
-            f"group_column: only a csv or pcam source has columns to choose from; {path} is a {kind} source"
+            "group_column: only a csv or pcam source, or one with masks, has columns to choose from; "
+            f"{path} is a {kind} source"
         )
+    if kind == "masks":
+        from .mask_sources import read_masks
+
+        return read_masks(path, group_column)
     if kind == "pcam":
         from .pcam import read_pcam
 
@@ -80,6 +90,10 @@ def read_source(path: Path, kind: str = "auto", group_column: str | None = None)
 
 def detect(path: Path) -> str:
     """The kind of a source, from the names in it."""
+    from .mask_sources import is_mask_source
+
+    if is_mask_source(path):
+        return "masks"
     if path.is_file():
         if path.name.endswith((".h5", ".h5.gz")):
             return "pcam"
@@ -99,7 +113,7 @@ def detect(path: Path) -> str:
         return "folder"
     raise UsageError(
         f"{path}: not a source of images; expected train_labels.csv beside train/, camelyonpatch_*.h5 files, "
-        "one folder of images for every class, or the path of a CSV file"
+        "one folder of images for every class, images/ with masks/ or labels/, or the path of a CSV file"
     )
 
 

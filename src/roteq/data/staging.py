@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -40,6 +40,8 @@ class Done:
     converted: str = ""
     reason: str = ""  # why it was left out; "" if it was not
     detail: str = ""
+    mask: str = ""  # hash of the mask, of images that have one
+    values: dict[str, int] = field(default_factory=dict)  # value in the mask -> pixels
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Recipe:
     @property
     def suffix(self) -> str:
         return ".png" if self.format == "png" else ".jpg"
+
+    def make(self, item: Item, pixels: Any, root: Path, folder: Path) -> "Done":
+        """Prepare one image into `folder`."""
+        return prepare_image(pixels, folder / (item.id + self.suffix), self)
 
 
 def staged(staging: Path, index: int, item: Item, recipe: Recipe) -> Path:
@@ -81,7 +87,7 @@ def run_chunk(chunk: Chunk, root: Path, staging: Path, recipe: Recipe) -> list[D
     try:
         folder.mkdir(parents=True, exist_ok=True)
         results = [
-            prepare_image(pixels, folder / (item.id + recipe.suffix), recipe)
+            recipe.make(item, pixels, root, folder)
             for item, pixels in zip(items, _pixels(items, root, staging), strict=True)
         ]
     except OSError as error:
