@@ -85,7 +85,8 @@ def test_a_vector_of_one_feature_lies_along_its_element_as_long_as_it_stands_out
         vectors = net(x).unflatten(1, (2, 2))
         features = seen[0]
         above = features.amax(1, keepdim=True) - features.mean(1, keepdim=True)
-        assert_close(vectors.norm(dim=2), above * net.head.weight.abs().view(1, 2, 1, 1))
+        scale = net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()
+        assert_close(vectors.norm(dim=2), above * scale * net.head.weight.abs().view(1, 2, 1, 1))
     clear = vectors.norm(dim=2) > 1e-6
     angles = torch.atan2(vectors[:, :, 1], vectors[:, :, 0])[clear] / (math.pi / 2)
     assert_close(angles, angles.round(), atol=1e-9, rtol=0)

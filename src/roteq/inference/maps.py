@@ -1,8 +1,8 @@
 """The map of an image of any size: class probabilities at every pixel."""
 
-import torch
 from torch import Tensor
 
+from ..data.windows import reflected
 from ..errors import UsageError
 from ..nn.geometry import Geometry
 from ..training.segmenter import Segmenter, at_pixels
@@ -66,7 +66,4 @@ def continued(side: int, geometry: Geometry) -> tuple[Tensor, int]:
     if stride % 2:
         answers += (answers * stride - side) % 2  # as many pixels on both ends
     before = (answers * stride - side) // 2
-    pixels = torch.arange((answers - 1) * stride + geometry.window) - before - geometry.begin
-    period = max(1, 2 * (side - 1))
-    pixels = pixels % period
-    return torch.minimum(pixels, period - pixels), before
+    return reflected(-before - geometry.begin, (answers - 1) * stride + geometry.window, side), before

@@ -59,7 +59,7 @@ class Stage(nn.Sequential):
 
 class GUNet(nn.Module):
     """`levels` stages down, as many less one up, each with the map of its level from the way down, then the maximum
-    over the group and a 1x1 convolution. Features double from level to level.
+    over the group, BN and a 1x1 convolution. Features double from level to level.
 
     Shapes: (B, C, H, W) -> (B, num_classes, H, W); with output "vectors" (attribute `output`, which may be set on a
     trained network) (B, 2*num_classes, H, W): for each class the same sum of the argmax fields of the features.
@@ -93,9 +93,10 @@ class GUNet(nn.Module):
         self.halve, self.enlarge = Halve(), Double()
         self.group = group
         self.project, self.directions = GroupPool(group), GroupPool(group, "argmax")
+        # maxima of ReLUs are large and of one sign: centred, or the head would have to live on its bias
+        self.norm = nn.BatchNorm2d(width)
         self.head = nn.Conv2d(width, num_classes, 1)
-        # maxima over a group are large and of one sign: with larger weights dozens of steps would go into the biases
-        nn.init.normal_(self.head.weight, std=0.1 / width**0.5)
+        nn.init.normal_(self.head.weight, std=0.1 / width**0.5)  # the first loss is next to ln(num_classes)
         nn.init.zeros_(self.head.get_parameter("bias"))
         self.geometry = unet_geometry(levels)
 
@@ -111,7 +112,7 @@ class GUNet(nn.Module):
         for stage in self.up:
             like = maps.pop()
             x = stage(torch.cat((like, self.enlarge(x, like)), 1))
-        x = self.vectors(x) if self.output == "vectors" else self.head(self.project(x))
+        x = self.vectors(x) if self.output == "vectors" else self.head(self.norm(self.project(x)))
         return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
 
     def vectors(self, x: Tensor) -> Tensor:
@@ -120,7 +121,10 @@ class GUNet(nn.Module):
         blocks = x.unflatten(1, (-1, self.group.order))
         fields = self.directions((blocks - blocks.mean(2, keepdim=True)).flatten(1, 2))
         parts = fields.unflatten(1, (-1, 2)).unbind(2)  # x and y of every feature
-        return torch.stack([F.conv2d(part, self.head.weight) for part in parts], 2).flatten(1, 2)
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+        weight = self.head.weight * scale[:, None, None]
+        return torch.stack([F.conv2d(part, weight) for part in parts], 2).flatten(1, 2)
 
 
 def unet_geometry(levels: int) -> Geometry:
@@ -138,7 +142,7 @@ def parameters_of(in_channels: int, num_classes: int, order: int, width: int, le
     widths = [width * 2**level for level in range(levels)]
     pairs = list(pairwise(widths))
     kernels = width * width + sum(a * (b + a) + b * (a + b + b) for b, a in pairs)
-    norms = 4 * (sum(widths) + sum(widths[:-1]))
+    norms = 4 * (sum(widths) + sum(widths[:-1])) + 2 * width
     return filters * (in_channels * width + order * kernels) + norms + num_classes * (width + 1)
 
 
