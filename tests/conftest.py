@@ -1,10 +1,15 @@
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from roteq.cli import main
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each for a core
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

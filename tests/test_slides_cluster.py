@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from folders import assert_done_once, fake_map, write_slides
+from folders import assert_done_once, fake_map, mapped, write_slides
 
 from roteq.errors import RoteqError, UsageError
 from roteq.slides import SlideConfig, cluster, map_slides
@@ -28,7 +29,7 @@ def workers() -> Iterator[Any]:
 
 
 def test_each_slide_is_mapped_once_and_bad_ones_block_none(workers: Any, tmp_path: Path) -> None:
-    orders = {"a": "ok", "b": "fail", "c": "die", "d": "die once", "e": "error", "f": "ok", "g": "ok"}
+    orders = {"a": "ok", "b": "fail", "c": "die", "d": "die once", "e": "error", "f": "error once", "g": "ok"}
     slides, out = write_slides(tmp_path / "slides", **orders), tmp_path / "maps"
     address = workers.scheduler_address
     found = map_slides(slides[0], slides, out, cluster=address, progress=False, work=fake_map)
@@ -38,9 +39,12 @@ def test_each_slide_is_mapped_once_and_bad_ones_block_none(workers: Any, tmp_pat
         "c": "the process that worked on it died, 2 times; out of memory?",
         "e": "unexpected ZeroDivisionError: a bug",
     }
-    for name in "afg":
+    for name in "ag":
         assert len(assert_done_once(out, name)) == 1
     assert len(assert_done_once(out, "d")) == 2
+    assert_done_once(out, "f")
+    begins = {name: (out / f"{name}.log").read_text().count("begin") for name in orders}
+    assert begins == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "f": 2, "g": 1}
 
 
 def test_a_worker_killed_in_the_midst_loses_nothing_and_does_nothing_twice(workers: Any, tmp_path: Path) -> None:
@@ -60,9 +64,7 @@ def test_a_worker_killed_in_the_midst_loses_nothing_and_does_nothing_twice(worke
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = map_slides(
-        slides[0], slides, out, cluster=workers.scheduler_address, progress=False, work=fake_map
-    )
+    found = map_slides(slides[0], slides, out, cluster=workers.scheduler_address, progress=False, work=fake_map)
     killer.join()
     assert [slide.name for slide in found.slides] == list(names) and not found.failed and not found.findings
     by = {name: assert_done_once(out, name) for name in names}
@@ -123,9 +125,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
     assert f"cannot write into {tmp_path} (Permission denied)" == cluster.problem_of_folder(tmp_path / "mark")
 
 
-def test_another_roteq_on_the_workers_is_refused(
-    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_roteq_on_the_workers_is_refused(workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "__version__", "99.0")
     with pytest.raises(RoteqError, match=r"has roteq .*, here it is 99.0; install the same"):
         run_one(workers, tmp_path)
@@ -162,6 +162,35 @@ def test_no_scheduler_no_address_no_workers_no_dask(
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RoteqError, match=r"needs dask.distributed: pip install 'roteq\[cluster\]'"):
         run_one(workers, tmp_path)
+
+
+def test_a_slide_that_waited_where_others_killed_workers_goes_back_to_the_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Future:
+        def __init__(self, times: int) -> None:
+            self.times = times
+
+        def exception(self) -> Exception | None:
+            return (
+                distributed.KilledWorker("a", SimpleNamespace(address="b"), 3)
+                if self.times < cluster.AGAIN + last
+                else None
+            )
+
+        def result(self) -> object:
+            return mapped("a")
+
+    class Client:
+        def submit(self, work: object, job: object, *, key: tuple[str, int, int], **options: object) -> Future:
+            return Future(key[2])
+
+    monkeypatch.setattr(cluster, "first_ended", lambda client, futures: set(futures))
+    jobs, last = [Job("m", "a.svs", "out", SlideConfig(), "run", fake_map)], 0
+    assert list(cluster.by_cluster(Client(), jobs)) == [(0, mapped("a"))]
+    last = 1
+    ((_, failed),) = cluster.by_cluster(Client(), jobs)
+    assert "KilledWorker" in failed.reason
 
 
 @pytest.mark.slow

@@ -117,7 +117,9 @@ def test_cells_that_touch_at_a_corner_are_two_regions() -> None:
     values[2, 2] = values[3, 3] = 255
     regions, number = find_regions(values, 0.5, **OF)
     assert number == 2
-    assert [len(region.polygons) for region in regions] == [1, 1]
+    for region, (low, high) in zip(regions, ((20, 30), (30, 40)), strict=True):
+        ((outline,),) = region.polygons
+        assert low - 1 < np.min(outline) < np.max(outline) < high + 1
 
 
 def test_nothing_above_the_threshold_is_no_region(tmp_path) -> None:

@@ -54,12 +54,10 @@ def test_again_finished_slides_are_only_read(tmp_path: Path) -> None:
 
 ALONE = """
 import sys
-from pathlib import Path
 sys.path.insert(0, {tests!r})
 from folders import fake_map
 from roteq.slides import map_slides
-if __name__ == "__main__":
-    map_slides("model", Path({slides!r}), Path({out!r}), processes=2, work=fake_map)
+map_slides("model", {slides!r}, {out!r}, processes=2, work=fake_map)
 """
 
 
@@ -179,7 +177,7 @@ def test_the_bar_says_how_long_the_new_slides_take(monkeypatch, capsys: pytest.C
     monkeypatch.setattr(folder.time, "monotonic", lambda: now[0])
     texts: list[str] = []
     with folder.shown(10, 4, True) as show:
-        monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **values: texts.append(values["description"]))
+        monkeypatch.setattr("rich.progress.Progress.update", lambda *_, **new: texts.append(new["description"]))
         show(mapped("a"), True)  # read in a moment: says nothing about the others
         now[0] = 120.0
         show(mapped("b"), False)

@@ -15,6 +15,7 @@ from roteq.errors import RoteqError
 from roteq.slides import lease
 from roteq.slides.lease import Holder, leased
 
+PATIENT = 2.0  # a holder that lives touches its lease in that time, on a busy machine too
 NOBODY = Holder("x", "another host", 1, "1", "a run")
 
 
@@ -37,10 +38,11 @@ def hold(path: Path, ready: Path) -> None:
 
 
 @pytest.fixture
-def held(tmp_path: Path):
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A lease, and the process that holds it."""
     process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "a.lease", tmp_path / "ready"))
     process.start()
+    monkeypatch.setattr(lease, "STALE", PATIENT)
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
     yield tmp_path / "a.lease", process
@@ -55,6 +57,7 @@ def seconds_to_get(path: Path, run: str = "a run") -> float:
 
 
 def test_one_holds_it_at_a_time(tmp_path: Path) -> None:
+    lease.STALE = PATIENT
     inside, most = 0, 0
 
     def work() -> None:
@@ -75,8 +78,8 @@ def test_one_holds_it_at_a_time(tmp_path: Path) -> None:
 
 def test_one_waits_for_a_live_holder_and_not_for_a_dead_one(held) -> None:
     path, process = held
-    threading.Timer(1.5, process.kill).start()  # longer than STALE: it lives and touches it
-    assert 1.4 < seconds_to_get(path) < 2.4
+    threading.Timer(PATIENT + 1, process.kill).start()  # it lives and touches it
+    assert PATIENT + 0.9 < seconds_to_get(path) < PATIENT + 1 + PATIENT  # and is seen to be over, not taken for it
     assert not path.exists()
 
 
@@ -95,18 +98,33 @@ def test_of_many_that_take_it_over_one_gets_it(tmp_path: Path) -> None:
     test_one_holds_it_at_a_time(tmp_path)
 
 
+def test_of_two_that_take_it_over_the_last_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sleep, taken = tmp_path / "a.lease", time.sleep, []
+    path.write_text(json.dumps(asdict(replace(NOBODY, host=lease._host()))))  # dead
+
+    def settle(seconds: float) -> None:
+        if seconds == lease.SETTLE and not taken:
+            taken.append(path.read_text())
+            path.write_text(json.dumps(asdict(NOBODY)))
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", settle)
+    assert seconds_to_get(path) > lease.STALE
+    assert json.loads(taken[0])["pid"] == os.getpid()
+
+
 @pytest.mark.parametrize("content", [json.dumps(asdict(NOBODY)), "", "[1]", '{"id": "x"}'])
 def test_what_nobody_touches_is_taken_after_a_while(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.lease"
     path.write_text(content)
-    assert 0.6 < seconds_to_get(path) < 1.5
+    assert seconds_to_get(path) > lease.STALE
     assert not path.exists()
 
 
 def test_a_process_of_another_time_does_not_keep_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.lease"
+    lease.STALE, path = 60.0, tmp_path / "a.lease"
     path.write_text(json.dumps(asdict(replace(NOBODY, host=lease._host(), pid=os.getpid()))))
-    assert seconds_to_get(path) < 0.5
+    assert seconds_to_get(path) < lease.STALE
 
 
 def test_a_slide_on_which_two_processes_died_is_given_up_in_this_run(tmp_path: Path) -> None:

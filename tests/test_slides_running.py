@@ -1,8 +1,11 @@
 """Maps of slides: a cell is the network's own answer, whatever the tiles, the level and the end of the process."""
 
+import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,11 +19,11 @@ from torch.nn import functional as F
 
 from roteq.errors import RoteqError, UsageError
 from roteq.results import SlideResult
-from roteq.slides import SlideConfig, map_slide
+from roteq.slides import SlideConfig, map_slide, reading, write_slide
 from roteq.slides import journal as journals
 from roteq.slides.asking import Asker
 from roteq.slides.heatmap import probability
-from roteq.slides.reading import Scale, read_region
+from roteq.slides.reading import Scale, Source, read_region
 from roteq.training import Classifier, Segmenter
 
 QUANTUM = 0.5 / 254 + 1e-5  # a map is precise to half a step of a byte
@@ -214,7 +217,8 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Asker, "__call__", asking)
 
 
-def test_a_stopped_map_continues_and_ends_the_same(densenet, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("lost", [1, 9], ids=["the end of a line", "a part of a line"])
+def test_a_stopped_map_continues_and_ends_the_same(lost, densenet, tmp_path, monkeypatch) -> None:
     path = put(FakeSlide(tissue(300, 300), broken=((60, 150),)), monkeypatch, tmp_path)
     undisturbed = map_slide(densenet, path, tmp_path / "a", CONFIG)
     for batches in (4, 5):
@@ -224,7 +228,7 @@ def test_a_stopped_map_continues_and_ends_the_same(densenet, tmp_path, monkeypat
     journal = tmp_path / "b" / "case.work" / "journal.jsonl"
     noted = journal.read_text(encoding="utf-8")
     assert len(noted.splitlines()) == 3  # whose it is, and two runs
-    journal.write_text(noted[:-9], encoding="utf-8")  # the end of the last line was never written
+    journal.write_text(noted[:-lost], encoding="utf-8")  # never written
     with monkeypatch.context() as patch:
         stop_after(undisturbed.tiles - 3, patch)  # the last answer of a run that fails is not written
         continued = map_slide(densenet, path, tmp_path / "b", CONFIG)
@@ -321,6 +325,36 @@ def test_a_level_is_taken_as_it_is_where_the_network_says_nothing(tmp_path, monk
     path = put(FakeSlide(tissue(200, 200), mpp=0.3, levels=2), monkeypatch, tmp_path)
     result = map_slide(network(**SMALL, mpp=None), path, tmp_path / "out", CONFIG.model_copy(update={"level": 1}))
     assert (result.level, result.mpp, result.downsample) == (1, pytest.approx(1.2), 16)
+
+
+def test_the_processes_that_read_need_no_torch() -> None:
+    code = "import sys, roteq.slides.reading; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_readers_do_not_run_the_script_again_that_calls(tmp_path) -> None:
+    write_slide(tmp_path / "a.tif", (300, 300), mpp=0.5)
+    script = f"""
+from pathlib import Path
+from roteq.slides.reading import Scale, Source, stream
+print("once")
+source = Source(Path({str(tmp_path / "a.tif")!r}), None, Scale(0, 1.0, 0.5, 1.0), 64)
+found = list(stream(source, [[(0, 0)], [(100, 100), (10, 10)]], 2))
+print([batch.pixels.shape for batch in found], __spec__, __file__[-5:])
+"""
+    (tmp_path / "my.py").write_text(script, encoding="utf-8")
+    ran = subprocess.run([sys.executable, tmp_path / "my.py"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "once\n[(1, 64, 64, 3), (2, 64, 64, 3)] None my.py\n"
+
+
+def test_a_reading_process_that_dies_is_said(tmp_path, monkeypatch) -> None:
+    write_slide(tmp_path / "a.tif", (300, 300), mpp=0.5)
+    source = Source(tmp_path / "a.tif", None, Scale(0, 1.0, 0.5, 1.0), 64)
+    (tmp_path / "dying.py").write_text("import os\ndef die(*_): os._exit(1)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(reading, "read_batch", importlib.import_module("dying").die)
+    with pytest.raises(RoteqError, match="a reading process died; out of memory"):
+        list(reading.stream(source, [[(0, 0)]], 1))
 
 
 def test_what_is_no_checkpoint_and_what_is_no_slide(densenet, tmp_path) -> None:

@@ -35,10 +35,9 @@ def within(host: str, *command: str, apart: bool = False) -> subprocess.Popen:
     """Run a command on a host; `apart`: with its own host name and processes, which all end with it."""
     inside = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"] if apart else []
     inside += ["sh", "-c", 'hostname "$0"; exec "$@"', host] if apart else []
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        ["ip", "netns", "exec", host, *inside, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    whole = ["ip", "netns", "exec", host, *inside, *command]
+    return subprocess.Popen(whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture
@@ -94,7 +93,11 @@ def test_of_two_hosts_one_goes_and_nothing_is_lost_or_done_twice(hosts, tmp_path
     }
     try:
         script = CLIENT.format(
-            tests=str(Path(__file__).parent), model=str(slides[0]), slides=str(tmp_path / "slides"), out=str(out), port=PORT
+            tests=str(Path(__file__).parent),
+            model=str(slides[0]),
+            slides=str(tmp_path / "slides"),
+            out=str(out),
+            port=PORT,
         )
         client = within(hosts["scheduler"], sys.executable, "-c", script)
 

@@ -1,14 +1,12 @@
 """Many slides by the workers of a dask cluster (extra roteq[cluster]); docs/cluster.md has the commands.
 
-dask.distributed and not Ray: what is needed is a queue of long, independent tasks, and this one is pure Python of a few
-megabytes, for every Python and platform that roteq runs on. Its scheduler and workers are two commands that any batch
-system can start, and work across hosts by nothing but an address. It gives the task of a dead worker to another by
-itself, takes new workers in during a run, and passes messages only: results lie in the shared folder in either. Ray
-brings a store of objects, actors and training services, none of which have a use here, in wheels of 70 MB that have to
-be built for each platform and Python.
+dask.distributed and not Ray: what is needed is a queue of long, independent tasks. dask is that in 2.5 MB of pure
+Python, on every platform that roteq runs on; its scheduler and workers are two commands that any batch system can
+start, and they need an address and nothing else; the task of a dead worker goes to another, and workers may come during
+a run. Ray brings a store of objects, actors and services, of no use here, in 79 MB for each platform and Python.
 
-What dask does not have is in `lease`: it may hold a worker for dead that only lost its connection, and two clients may
-ask for the same slide.
+What dask does not have is in `lease`: it may take a worker for dead that only lost its connection, and two runs may
+want the same slide.
 """
 
 import platform
@@ -36,7 +34,7 @@ AGAIN = 3  # times that a slide goes back to the scheduler which saw workers die
 
 @contextmanager
 def connected(address: str, jobs: list[Job]) -> Iterator[tuple[Any, list[Finding]]]:
-    """A client whose workers have this roteq and see the model, the slides and the folder for the maps; and what is odd.
+    """A client whose workers have this roteq and see the model, slides and the folder for the maps; and what is odd.
 
     Raises: UsageError if `address` is none; RoteqError if dask is not installed, no scheduler answers there, or the
     workers cannot work, with their hosts and what they lack.
@@ -61,7 +59,8 @@ def connected(address: str, jobs: list[Job]) -> Iterator[tuple[Any, list[Finding
             client.wait_for_workers(1, timeout=ANSWER)
         except TimeoutError:
             raise RoteqError(
-                f"--cluster {address}: the scheduler has no workers; start some with: dask worker {address} --nthreads 1"
+                f"--cluster {address}: the scheduler has no workers; start some with: dask worker {address} "
+                "--nthreads 1"
             ) from None
         mark = mark_of(jobs[0])
         try:
@@ -75,7 +74,7 @@ def check_workers(client: Any, jobs: list[Job], mark: Path) -> list[Finding]:
     """Raises: RoteqError naming hosts, and what they do not have or see."""
     paths = [jobs[0].model, *(job.slide for job in jobs)]
     answers = client.run(report, paths, str(mark), on_error="return")
-    problems = {f"{host_of(worker, answer)}: {problem}" for worker, answer in answers.items() if (problem := problem_of(answer))}
+    problems = {f"{host_of(*of)}: {problem}" for of in answers.items() if (problem := problem_of(of[1]))}
     if problems:
         raise RoteqError("\n  ".join(["the cluster cannot do this:", *sorted(problems)]))
     findings = []

@@ -24,6 +24,7 @@ from ..files import atomic_path, save_json
 from ..results import FailedSlide, Finding, FolderResult, SlideResult
 from .config import SlideConfig
 from .lease import DEATHS, leased
+from .reading import _main_hidden
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 SUMMARY = "slides"  # .csv and .json
@@ -123,13 +124,19 @@ def find_slides(slides: str | Path | Sequence[str | Path], out: Path) -> list[Pa
         if name == SUMMARY:
             raise UsageError(f"{path}: a slide of the name {SUMMARY} is in the way of {SUMMARY}.json; rename it")
         if name in names:
-            raise UsageError(f"{path}: has the name of {names[name]}, and so would its map; rename one, or map it apart")
+            raise UsageError(
+                f"{path}: has the name of {names[name]}, and so would its map; rename one, or map it apart"
+            )
         names[name] = path
     return listed
 
 
 def name_of(slide: Path) -> str:
-    """What its files are called."""
+    """What its files are called.
+
+    >>> name_of(Path("case7.svs")), name_of(Path("x/case8.ome.tif"))
+    ('case7', 'case8')
+    """
     return slide.name.removesuffix(slide.suffix).removesuffix(".ome")
 
 
@@ -143,14 +150,18 @@ def check_model(model: str, config: SlideConfig) -> None:
 
 def attempt(job: Job) -> SlideResult | str:
     """The result of a slide, or why it has none; any error that is not roteq's is raised."""
-    work = job.work
-    if work is None:
-        from .running import map_slide as work
+    work = job.work or real_work()
     try:
         with leased(Path(job.out) / f"{name_of(Path(job.slide))}.lease", job.run):
             return work(job.model, job.slide, job.out, job.config, progress=False)
     except RoteqError as error:
         return str(error)
+
+
+def real_work() -> Work:
+    from .running import map_slide
+
+    return map_slide
 
 
 def by_processes(jobs: list[Job], processes: int) -> Outcomes:
@@ -206,7 +217,8 @@ class Place:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         theirs, self.lifeline = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(theirs, self.cores, self.gpu))
-        future = self.pool.submit(work, job)
+        with _main_hidden():
+            future = self.pool.submit(work, job)
         theirs.close()
         return future
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _main_hidden() -> Iterator[None]:
     nothing of it, it may import much, and it may have no `if __name__ == "__main__"`."""
     main = sys.modules["__main__"].__dict__
     with _hiding:
-        hidden = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
         main["__spec__"] = None
         try:
             yield
