@@ -53,7 +53,12 @@ def dense(name, **options):
 
 
 def unet(levels):
-    return lambda: g_unet(2, 3, "p4", width=2, levels=levels)
+    def make():
+        net = g_unet(2, 3, "p4", width=2, levels=levels)
+        nn.init.normal_(net.head.weight)  # it starts next to a constant
+        return net
+
+    return make
 
 
 PADDED = [(1, 12), (2, 39), (3, 77)]  # levels, tile
@@ -244,12 +249,12 @@ def test_a_bar_shows_what_takes_long(patience, seen, monkeypatch, capsys):
 # predict_map
 
 
-def segmenter(network, channels=2):
+def segmenter(network, channels=2, frame=0):
     """What predict_map asks of a Segmenter, around any network."""
     made = SimpleNamespace(
         network=network, geometry=network.geometry, channels=channels, training=True, modes=[],
         model_config=SimpleNamespace(label="net"), mean=torch.full((channels, 1, 1), 120.0),
-        std=torch.full((channels, 1, 1), 50.0),
+        std=torch.full((channels, 1, 1), 50.0), frame=frame,
     )  # fmt: skip
     made.eval = lambda: made.modes.append("eval")
     made.train = made.modes.append
@@ -351,3 +356,12 @@ def test_a_segmenter_is_asked():
     found = predict_map(made, pixels(3, 50, 41))
     assert found.shape == (2, 50, 41) and made.training
     assert_close(found.sum(0), torch.ones(50, 41))
+
+
+def test_a_padded_network_sees_around_the_image_what_it_saw_around_its_windows():
+    """Reflected pixels, not zeros; and its map still turns with the image."""
+    net, image = segmenter(seeded(unet(2), torch.float32), frame=8), pixels(2, 50, 61)
+    around = torch.nn.functional.pad(image.float()[None], (8,) * 4, mode="reflect")[0]
+    bare = segmenter(net.network)
+    assert_close(predict_map(net, image), predict_map(bare, around)[:, 8:-8, 8:-8])
+    assert (predict_map(net, image) - predict_map(bare, image)).abs().max() > 1e-3

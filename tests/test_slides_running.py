@@ -229,8 +229,11 @@ def test_a_stopped_map_continues_and_ends_the_same(lost, densenet, tmp_path, mon
     noted = journal.read_text(encoding="utf-8")
     assert len(noted.splitlines()) == 3  # whose it is, and two runs
     journal.write_text(noted[:-lost], encoding="utf-8")  # never written
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(4, patch)
+        map_slide(densenet, path, tmp_path / "b", CONFIG)
     with monkeypatch.context() as patch:
-        stop_after(undisturbed.tiles - 3, patch)  # the last answer of a run that fails is not written
+        stop_after(undisturbed.tiles - 6, patch)  # the last answer of a run that fails is not written
         continued = map_slide(densenet, path, tmp_path / "b", CONFIG)
     np.testing.assert_array_equal(read_map(continued, tmp_path / "b"), read_map(undisturbed, tmp_path / "a"))
     assert continued.failed == undisturbed.failed

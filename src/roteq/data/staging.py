@@ -147,7 +147,7 @@ def run_all(
             yield chunk[1], work(chunk)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads (torch has them) may hang
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
     try:
         for chunk, results in bounded_map(pool, work, todo, 3 * workers):
             yield chunk[1], results
@@ -177,7 +177,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent is killed: an orphan would go on writing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -16,8 +16,9 @@ def predict_map(
 ) -> Tensor:
     """Class probabilities at every pixel of an image, on the CPU; its tiles leave no seam (`map_answers`).
 
-    Networks without padding see the image continued by reflection, so that every pixel has an answer; a map of stride s
-    is read between its answers as in training (`at_pixels`).
+    The image is continued by reflection, so that every pixel has an answer of a network without padding, and one with
+    padding sees around the image what it saw around the windows of its training. A map of stride s is read between its
+    answers as in training (`at_pixels`).
 
     Shapes: (C, H, W) uint8 or float, 0..255 -> (K, H, W) float32
     Exactness: turns with the image for the exact elements of an equivariant network. Not, by up to a pixel, where cells
@@ -29,10 +30,14 @@ def predict_map(
         raise UsageError(f"predict_map: {name} expects an image ({channels}, H, W), got {tuple(image.shape)}")
     height, width = image.shape[-2:]
     geometry = segmenter.geometry
-    top = left = 0
-    if geometry and not geometry.padding:
-        (rows, top), (columns, left) = (continued(side, geometry) for side in (height, width))
-        image = image[:, rows.to(image.device)][:, :, columns.to(image.device)]
+    frame = segmenter.frame
+    (rows, top), (columns, left) = (
+        continued(side, geometry)
+        if geometry and not geometry.padding
+        else (reflected(-frame, side + 2 * frame, side), frame)
+        for side in (height, width)
+    )
+    image = image[:, rows.to(image.device)][:, :, columns.to(image.device)]
 
     def normalise(pixels: Tensor) -> Tensor:
         return (pixels.float() - segmenter.mean) / segmenter.std

@@ -122,7 +122,8 @@ class GUNet(nn.Module):
         fields = self.directions((blocks - blocks.mean(2, keepdim=True)).flatten(1, 2))
         parts = fields.unflatten(1, (-1, 2)).unbind(2)  # x and y of every feature
         norm = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = self.head.weight * scale[:, None, None]
         return torch.stack([F.conv2d(part, weight) for part in parts], 2).flatten(1, 2)
 

@@ -24,7 +24,7 @@ from ..files import atomic_path, save_json
 from ..results import FailedSlide, Finding, FolderResult, SlideResult
 from .config import SlideConfig
 from .lease import DEATHS, leased
-from .reading import _main_hidden
+from .reading import main_hidden
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 SUMMARY = "slides"  # .csv and .json
@@ -217,7 +217,7 @@ class Place:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         theirs, self.lifeline = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(theirs, self.cores, self.gpu))
-        with _main_hidden():
+        with main_hidden():
             future = self.pool.submit(work, job)
         theirs.close()
         return future

@@ -2,8 +2,6 @@
 
 import math
 import multiprocessing
-import os
-import signal
 import sys
 import threading
 from collections import deque
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.staging import start_worker
 from ..errors import RoteqError
 from .opening import BadRegion, Slide, open_slide
 
@@ -91,13 +90,13 @@ def stream(source: Source, batches: list[list[tuple[int, int]]], workers: int) -
     pool: Executor
     if workers and not multiprocessing.current_process().daemon:  # a daemon may not start processes
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        pool = ProcessPoolExecutor(min(workers, len(batches)), context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(min(workers, len(batches)), context, initializer=start_worker)
     else:
         pool = ThreadPoolExecutor(1)
     waiting: deque[Future[Batch]] = deque()
     try:
         for batch in batches:
-            with _main_hidden():
+            with main_hidden():
                 waiting.append(pool.submit(read_batch, source, batch))
             if len(waiting) > 2 * max(1, workers):
                 yield waiting.popleft().result()
@@ -118,7 +117,7 @@ def _slide(source: Source) -> Slide:
 
 
 @contextmanager
-def _main_hidden() -> Iterator[None]:
+def main_hidden() -> Iterator[None]:
     """A process that is started meanwhile does not run the caller's script again, as spawned ones do: a reader needs
     nothing of it, it may import much, and it may have no `if __name__ == "__main__"`."""
     main = sys.modules["__main__"].__dict__
@@ -129,16 +128,3 @@ def _main_hidden() -> Iterator[None]:
             yield
         finally:
             main.update(hidden)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

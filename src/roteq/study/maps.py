@@ -1,6 +1,8 @@
 """One dense network with one seed: answer the test images once, count, evaluate, audit, keep pictures."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +106,21 @@ def audit_once(path: Path, segmenter: Segmenter, data: MaskDataset, config: Audi
 
 def audit_maps(segmenter: Segmenter, data: MaskDataset, config: AuditConfig, *, progress: bool = False) -> AuditResult:
     """Turn squares of the images and compare the maps. A square is cut from a larger one, so that no corner is invented
-    where the images have room for that."""
+    where the images have room for that; answers that see beyond the square are left out."""
     side = _square(segmenter)
     squares, groups = _squares(data, needed_size(side), min(SQUARES, config.images or SQUARES), config.seed)
-    subject = replace(as_subject(segmenter, size=min(side, squares.shape[-1])), kind="map")
+    subject = as_subject(segmenter, size=min(side, squares.shape[-1]))
+    subject = replace(subject, kind="map", ask=partial(_inner, subject.ask, segmenter.geometry.padding))
     few = config.model_copy(update={"images": 0})
     report = audit_subjects([subject], squares, few, details=False, progress=progress, groups=groups)
     return report.audits[0]
+
+
+def _inner(ask: Callable[[Tensor], Tensor], margin: int, x: Tensor) -> Tensor:
+    """The answers but those next to the border, or all where there are no others."""
+    answers = ask(x)
+    margin = min(margin, (min(answers.shape[-2:]) - 1) // 4)
+    return answers[..., margin : answers.shape[-2] - margin, margin : answers.shape[-1] - margin]
 
 
 def _square(segmenter: Segmenter) -> int:

@@ -30,6 +30,11 @@ class Segmenter(Classifier):
     def geometry(self) -> Geometry:
         return self.network.geometry  # type: ignore[return-value]
 
+    @property
+    def frame(self) -> int:
+        """Pixels around an image by which it is continued before a padded network is asked: as around a window."""
+        return self.config.context if self.geometry.padding else 0
+
     def augmented(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images, labels = augment(images, self.config.augment, self.config.patch, generator, labels)
         return images, unframed(labels, self.config.context)
