@@ -71,7 +71,7 @@ def test_a_run_that_was_ended_leaves_no_process_and_continues(tmp_path: Path, en
     journals = [out / f"{name}.work" / "journal" for name in "ab"]
     wait_until(lambda: all(journal.exists() and journal.read_text() for journal in journals))
     run.send_signal(ended_by)
-    assert b"KeyboardInterrupt" in run.communicate(timeout=10)[1] or ended_by == signal.SIGKILL
+    assert b"KeyboardInterrupt" in run.communicate(timeout=60)[1] or ended_by == signal.SIGKILL
     pids = [int(journal.read_text().split(":")[-1].split()[0]) for journal in journals]
     wait_until(lambda: not any(lease._began(pid) for pid in pids))
     found = map_slides("model", slides, out, processes=2, work=fake_map, progress=False)
@@ -82,7 +82,7 @@ def test_a_run_that_was_ended_leaves_no_process_and_continues(tmp_path: Path, en
 def wait_until(true: Callable[[], bool]) -> None:
     start = time.monotonic()
     while not true():
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 120
         time.sleep(0.02)
 
 

@@ -57,7 +57,7 @@ def _facts(module: nn.Module) -> Facts:
             "resize": 0,
             "normalize": Normalization.of("raw"),
             "classes": module.classes,
-            "kind": "classes",
+            "kind": "map" if module.dense else "classes",
             "notes": ("a network of roteq, which normalises its input itself",),
         }
     if isinstance(getattr(module, "pretrained_cfg", None), dict):

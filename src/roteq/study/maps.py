@@ -110,7 +110,7 @@ def audit_maps(segmenter: Segmenter, data: MaskDataset, config: AuditConfig, *, 
     side = _square(segmenter)
     squares, groups = _squares(data, needed_size(side), min(SQUARES, config.images or SQUARES), config.seed)
     subject = as_subject(segmenter, size=min(side, squares.shape[-1]))
-    subject = replace(subject, kind="map", ask=partial(_inner, subject.ask, segmenter.geometry.padding))
+    subject = replace(subject, ask=partial(_inner, subject.ask, segmenter.geometry.padding))
     few = config.model_copy(update={"images": 0})
     report = audit_subjects([subject], squares, few, details=False, progress=progress, groups=groups)
     return report.audits[0]
