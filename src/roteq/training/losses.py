@@ -38,6 +38,7 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - the mean over the classes of 2 sum p y / (sum p + sum y), sums over the pixels of the whole batch (Milletari
     et al. 2016, arXiv 1606.04797, without squares). A class of which there is neither counts as right.
 
+    >>> import torch
     >>> labels = torch.tensor([[[0, 1], [1, IGNORE]]])
     >>> dice_loss(20 * F.one_hot(labels.clamp(min=0), 2).movedim(-1, 1).float(), labels) < 1e-6
     tensor(True)
