@@ -130,7 +130,7 @@ def predict(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Class and score of one image or a folder of images; of a dense network, their maps."""
+    """Class and score of images; the maps of a dense network."""
     from ..data import open_folder
     from ..inference import load_classifier
     from ..inference import predict as answer

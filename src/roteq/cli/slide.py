@@ -23,7 +23,7 @@ def slide(
     cluster: Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help="A dask scheduler.")] = None,
     json: Json = False,
 ) -> None:
-    """A trained network over whole slides: a heat map, regions, a page."""
+    """A network over whole slides: heat map, regions, page."""
     several = slide.is_dir() or cluster is not None
     if processes > 1 and not several:
         raise UsageError(f"--processes: expected a folder of slides, got {str(slide)!r}; one slide uses all cores")
