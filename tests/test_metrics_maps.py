@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from roteq.metrics.maps import (
     load_counts,
     save_counts,
 )
+from roteq.metrics.membranes import at_best
 from roteq.metrics.resampling import multiplicities
 from roteq.results import Evaluation, Interval
 
@@ -178,6 +180,8 @@ def test_weights_are_repeated_images_and_intervals_resample_images() -> None:
     maps = [make_map(2, seed, side=24, gain=0.3 * seed) for seed in range(7)]
     kinds: dict[str, Any] = {"boundary": 1, "centres": [[3.0, 4.0], [15.0, 12.0]], "radius": 4.0}
     counts = [count_map(*one, **kinds) for one in maps]
+    kept = at_best(np.stack([one.membranes for one in counts]))  # resamples keep the threshold of the whole set
+    counts = [replace(one, membranes=tables) for one, tables in zip(counts, kept, strict=True)]
     found = evaluate_maps(counts, "ab", bootstrap=40, seed=3, confidence=0.9)
     rows = [np.repeat(np.arange(7), row.astype(int)) for weights in multiplicities(7, 40, seed=3) for row in weights]
     drawn = [evaluate_maps([counts[i] for i in row], "ab", bootstrap=0) for row in rows]
@@ -189,6 +193,20 @@ def test_weights_are_repeated_images_and_intervals_resample_images() -> None:
         assert interval.low < interval.high, name
     recalls = [one.recall["b"].value for one in drawn]
     assert found.recall["b"].high == pytest.approx(np.quantile(recalls, 0.95))
+
+
+def test_resamples_keep_the_threshold_of_the_whole_set() -> None:
+    """Two images that want different thresholds: each alone would find a better one than both together."""
+    wall = np.zeros((24, 24), int)
+    wall[:, 11:13] = 1
+    counts = []
+    for high, gap in ((0.95, 0.65), (0.35, 0.05)):  # a wall with a hole that only some thresholds see
+        membrane = np.where(wall > 0, high, gap - 0.04)
+        counts.append(count_map(np.stack([1 - membrane, membrane]), wall, boundary=1))
+    together = evaluate_maps(counts, "ab", bootstrap=200).metrics["v_rand"]
+    alone = [evaluate_maps([one], "ab", bootstrap=0).metrics["v_rand"].value for one in counts]
+    assert min(alone) == 1 > together.value
+    assert together.low <= together.value <= together.high
 
 
 def test_groups_are_resampled_whole() -> None:

@@ -22,7 +22,7 @@ from .arrays import as_groups
 from .classification import _thin, divide, mean_of_defined
 from .counts import BINS, IGNORE, MapCounts, check_alike, count_map, load_counts, pooled_confusion, save_counts
 from .guards import check_constant
-from .membranes import membrane_scores
+from .membranes import at_best, membrane_scores
 from .paired import _draw_seeds
 from .resampling import check_bootstrap, interval, multiplicities
 
@@ -110,6 +110,8 @@ class MapMetrics:
                 [np.append(c.peaks.ravel(), c.centres or 0.0) for c in counts if c.peaks is not None],
             )
         ]
+        if self.membranes is not None:
+            self.membranes = at_best(self.membranes)
         self.names = (
             *PIXELS,
             *(MEMBRANES if self.membranes is not None else ()),
