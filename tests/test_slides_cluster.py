@@ -44,7 +44,9 @@ def test_each_slide_is_mapped_once_and_bad_ones_block_none(workers: Any, tmp_pat
     assert len(assert_done_once(out, "d")) == 2
     assert_done_once(out, "f")
     begins = {name: (out / f"{name}.log").read_text().count("begin") for name in orders}
-    assert begins == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "f": 2, "g": 1}
+    least = {"a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "f": 2, "g": 1}
+    for name, times in least.items():  # once more where the answer was lost with a worker that died of another slide
+        assert times <= begins[name] <= times + (name not in "ag"), name
 
 
 def test_a_worker_killed_in_the_midst_loses_nothing_and_does_nothing_twice(workers: Any, tmp_path: Path) -> None:
