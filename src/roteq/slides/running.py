@@ -196,6 +196,31 @@ def findings_of(
     return found
 
 
+def outlined(
+    slide: Slide, plan: Plan, asker: Asker, config: SlideConfig, levels: list[heatmap.Map], histogram: np.ndarray
+) -> tuple[tuple[ClassArea, ...], list[list[Region]]]:
+    """Share and area of every class at full resolution, and its regions, from a level that is small enough."""
+    assert slide.mpp is not None
+    cell = (plan.downsample * slide.mpp / 1000) ** 2
+    number = next(i for i, level in enumerate(levels) if max(level.shape[1:]) <= OUTLINED)
+    areas, found = [], []
+    for k, (label, colour) in enumerate(zip(asker.classes, colours_of(len(asker.classes)), strict=True)):
+        regions, all_of_them = find_regions(
+            levels[number].read(k, slice(None), slice(None)),
+            config.threshold,
+            name=label,
+            colour=colour,
+            downsample=plan.downsample * 2**number,
+            size=slide.size,
+            mpp=slide.mpp,
+        )
+        known, above = int(histogram[k, 1:].sum()), int(histogram[k, heatmap.value_of(config.threshold) :].sum())
+        mean = float(histogram[k, 1:] @ np.arange(255) / 254 / known) if known else None
+        areas.append(ClassArea(label, above / known if known else None, above * cell, mean, all_of_them))
+        found.append(regions)
+    return tuple(areas), found
+
+
 def finish(
     slide: Slide,
     plan: Plan,
@@ -213,23 +238,7 @@ def finish(
     files = {what: form.format(name) for what, form in FILES.items()}
     cell = (plan.downsample * slide.mpp / 1000) ** 2
     levels, histogram = heatmap.pyramid(journal.map, journal.folder), journal.map.histogram()
-    outlined = next(i for i, level in enumerate(levels) if max(level.shape[1:]) <= OUTLINED)
-    found: list[list[Region]] = []
-    areas = []
-    for k, (label, colour) in enumerate(zip(names, colours, strict=True)):
-        regions, number = find_regions(
-            levels[outlined].read(k, slice(None), slice(None)),
-            config.threshold,
-            name=label,
-            colour=colour,
-            downsample=plan.downsample * 2**outlined,
-            size=slide.size,
-            mpp=slide.mpp,
-        )
-        found.append(regions)
-        known, above = int(histogram[k, 1:].sum()), int(histogram[k, heatmap.value_of(config.threshold) :].sum())
-        mean = float(histogram[k, 1:] @ np.arange(255) / 254 / known) if known else None
-        areas.append(ClassArea(label, above / known if known else None, above * cell, mean, number))
+    areas, found = outlined(slide, plan, asker, config, levels, histogram)
     tissue = sum(int(band.sum()) for band in plan.bands())
     cells = plan.map_size[0] * plan.map_size[1]
     result = SlideResult(
@@ -248,7 +257,7 @@ def finish(
         tissue=tissue / cells,
         tissue_area=tissue * cell,
         unknown_area=(tissue - int(histogram[0, 1:].sum())) * cell,
-        areas=tuple(areas),
+        areas=areas,
         tiles=len(plan.tiles),
         failed=tuple(failed_tile(plan, plan.tiles[tile], reason) for tile, reason in sorted(journal.failed.items())),
         seconds=round(seconds, 3),
