@@ -200,6 +200,26 @@ def test_networks_of_one_answer_a_window_are_trained_on_masks_too(data: Path, tm
     assert predict_map(load_classifier(out), image).shape == (2, *image.shape[1:])
 
 
+def test_a_network_without_padding_is_validated_on_every_pixel_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its windows overlap by what it sees around its answers, the border of the images included."""
+    judged: list[int] = []
+    find = Segmenter.judged
+
+    def listening(self: Any, logits: torch.Tensor, labels: torch.Tensor) -> Any:
+        found = find(self, logits, labels)
+        if not self.training:
+            judged.append(int((found[1] != IGNORE).sum()))
+        return found
+
+    monkeypatch.setattr(Segmenter, "judged", listening)
+    monkeypatch.setattr("roteq.training.run.guards.at_end", lambda *_: [])
+    monkeypatch.setattr("roteq.training.run.guards.at_start", lambda *_: [])
+    fit(model("se2cnn"), data, protocol(epochs=1, patch=48, patches=4), tmp_path, progress=False)
+    assert sum(judged) == int(open_masks(data, "validation").class_counts().sum())
+
+
 def test_a_dry_run_leaves_nothing(data: Path, tmp_path: Path):
     fit(model(), data, protocol(), tmp_path / "out", progress=False, dry_run=True)
     assert not (tmp_path / "out").exists()
@@ -211,6 +231,7 @@ def test_a_dry_run_leaves_nothing(data: Path, tmp_path: Path):
         ("resnet18", {}, "resnet18 answers with one vector a picture, and the data has masks"),
         ("g_unet", {"share": 0.5}, "train.share: is for patches"),
         ("g_unet", {"crop": 16}, "train.crop: is for patches"),
+        ("se2cnn", {"patch": 28}, r"train.patch: se2cnn C12 answers for what lies 14 pixels.*more than 28, got 28"),
     ],
 )
 def test_what_does_not_fit_masks_is_refused(name, change, message, data: Path, tmp_path: Path):

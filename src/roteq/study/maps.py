@@ -21,10 +21,11 @@ from ..inference import load_classifier
 from ..inference.maps import predict_map
 from ..metrics.maps import MapCounts, check_constant_maps, count_map, evaluate_maps, load_counts, save_counts
 from ..models import ModelConfig
-from ..results import AuditResult, Finding, Fit, MapExample, Run
+from ..results import AuditResult, Fit, MapExample, Run
 from ..training import Segmenter
 from .config import MapConfig, StudyConfig
 from .pictures import first_kernels, grey, png
+from .run import audit_findings, unique
 
 AUDITED = 128  # side of the squares that an audit turns
 SQUARES = 32  # how many of them at most: a map answers thousands of times
@@ -54,7 +55,7 @@ def finish_maps(config: StudyConfig, model: ModelConfig, seed: int, fitted: Fit,
         fit=fitted,
         evaluation=evaluation,
         audit=audited,
-        findings=(*fitted.findings, *([collapsed] if collapsed else []), *_degenerate(audited)),
+        findings=unique((*fitted.findings, *([collapsed] if collapsed else []), *audit_findings(audited))),
         kernels=first_kernels(segmenter.network),
         maps=(example(segmenter, data, 0),),
     )
@@ -144,13 +145,6 @@ def _squares(data: MaskDataset, side: int, number: int, seed: int) -> tuple[Tens
         squares.append(data.image(i)[:, top : top + side, left : left + side])
         groups.append(names[i])
     return torch.stack(squares), groups
-
-
-def _degenerate(audited: AuditResult) -> tuple[Finding, ...]:
-    if not audited.degenerate:
-        return ()
-    advice = "look at the training curve before anything else"
-    return (Finding("degenerate output", "warn", "the map hardly varies between images: it has no error", advice),)
 
 
 def example(segmenter: Segmenter, data: MaskDataset, index: int) -> MapExample:

@@ -41,7 +41,7 @@ def finish_run(config: StudyConfig, model: ModelConfig, seed: int, fitted: Fit, 
         evaluation=evaluation,
         audit=audited,
         findings=unique(
-            (*fitted.findings, *answers.findings, *([collapsed] if collapsed else []), *_audit_findings(audited))
+            (*fitted.findings, *answers.findings, *([collapsed] if collapsed else []), *audit_findings(audited))
         ),
         mistakes=confident_mistakes(answers, labels, data, config.mistakes, classifier.crop),
         kernels=first_kernels(classifier.network),
@@ -85,7 +85,8 @@ def unique(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(seen.values())
 
 
-def _audit_findings(result: AuditResult) -> list[Finding]:
+def audit_findings(result: AuditResult) -> list[Finding]:
+    """What an audit says of an output that hardly varies."""
     if not result.degenerate:
         return []
     return [

@@ -177,7 +177,7 @@ def _open(config: RunConfig, out: Path, trial: bool) -> Job:
         raise UsageError(f"{config.data}: train has classes {first.classes}, validation has {second.classes}")
     if first.channels != second.channels:
         raise UsageError(f"{config.data}: train has {first.channels} channels, validation has {second.channels}")
-    train_set, val_set, counts, chosen = _windows(train, first, second) if dense else _patches(config, first, second)
+    train_set, val_set, counts, chosen = (_windows if dense else _patches)(config, first, second)
     checked = torch.arange(len(val_set))
     if trial:
         chosen = chosen[torch.linspace(0, len(chosen) - 1, min(len(chosen), train.batch_size)).long()]
@@ -210,12 +210,22 @@ def _patches(
     return train_set, val_set, counts, chosen
 
 
-def _windows(train: TrainConfig, of_train: MaskDataset, of_val: MaskDataset) -> tuple[Windows, Windows, Tensor, Tensor]:
-    """The same of masks: random windows to train on, a grid of them to validate."""
+def _windows(config: RunConfig, of_train: MaskDataset, of_val: MaskDataset) -> tuple[Windows, Windows, Tensor, Tensor]:
+    """The same of masks: random windows to train on, a grid of them to validate. They are judged where the network
+    answers, and not in the frame of `context`."""
+    train = config.train
     for key, refused in (("share", train.share < 1), ("crop", train.crop is not None)):
         if refused:
             raise UsageError(f"train.{key}: is for patches with one label; of masks choose patch, context and patches")
-    side, margin = train.patch, train.context
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network: Any = config.model.build(of_train.channels, len(of_train.classes), dense=True, weights=False)
+    margin = max(train.context, int(network.geometry.begin))
+    side = train.patch
+    if side <= 2 * margin:
+        raise UsageError(
+            f"train.patch: {config.model.label} answers for what lies {margin} pixels or more from the border of a "
+            f"window; expected more than {2 * margin}, got {side}"
+        )
     room = sum(height * width for height, width in of_train.sizes) / (side - 2 * margin) ** 2
     number = train.patches or math.ceil(room)
     larger = needed_size(side) if train.augment.turn in ANGLES else side  # so that no corner is invented
