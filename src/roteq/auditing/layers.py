@@ -84,7 +84,9 @@ def layer_errors(module: nn.Module, x: Tensor, *, mirrors: bool = True) -> tuple
 
 
 @dataclass(frozen=True)
-class _Promise:
+class Promise:
+    """How the maps of a layer move with the picture."""
+
     group: Group
     representation: Literal["regular", "trivial"]
     last: bool = False  # channels
@@ -110,17 +112,18 @@ class _Promise:
         return self.group.order if self.representation == "regular" else 1
 
 
-def _promise(layer: nn.Module) -> _Promise | None:
+def promise_of(layer: nn.Module) -> Promise | None:
+    """What a layer of roteq promises; None of all others, and of vector fields."""
     if isinstance(layer, GroupPool):
-        return None if layer.mode == "argmax" else _Promise(layer.group, "trivial")
+        return None if layer.mode == "argmax" else Promise(layer.group, "trivial")
     if isinstance(layer, MeanOverGroup):
-        return _Promise(layer.group, "trivial", last=layer.dim != 1)
+        return Promise(layer.group, "trivial", last=layer.dim != 1)
     if isinstance(layer, Restriction):
-        return _Promise(layer.subgroup, "regular")
+        return Promise(layer.subgroup, "regular")
     if isinstance(layer, GroupLinear | GroupLayerNorm):
-        return _Promise(layer.group, "regular", last=not isinstance(layer, GroupLayerNorm2d))
+        return Promise(layer.group, "regular", last=not isinstance(layer, GroupLayerNorm2d))
     is_regular = isinstance(layer, (*TIED, GroupBatchNorm2d, GroupNorm2d, TurnedSteps))
-    return _Promise(layer.group, "regular") if is_regular else None  # type: ignore[arg-type]
+    return Promise(layer.group, "regular") if is_regular else None  # type: ignore[arg-type]
 
 
 @dataclass
@@ -129,7 +132,7 @@ class _Layer:
 
     path: str
     kind: str
-    promise: _Promise
+    promise: Promise
     channels: int
     size: tuple[int, int]
     chosen: Tensor | None  # channels that are kept; None: all
@@ -149,7 +152,7 @@ class _Layer:
         return _wide(maps if self.chosen is None else maps.index_select(1, self.chosen.to(maps.device)))
 
     @classmethod
-    def of(cls, call: Call, layer: nn.Module, promise: _Promise, maps: Tensor, numbers: int) -> "_Layer":
+    def of(cls, call: Call, layer: nn.Module, promise: Promise, maps: Tensor, numbers: int) -> "_Layer":
         """numbers: that may be kept of the maps; at least one feature is."""
         path, n = call[0] or type(layer).__name__, call[1]
         features, chosen = maps.shape[1] // promise.block, None
@@ -179,29 +182,29 @@ class _Layer:
 
 
 def _of_promises(module: nn.Module, x: Tensor) -> tuple[LayerError, ...]:
-    promises = {name: promise for name, layer in _layers(module) if (promise := _promise(layer)) is not None}
+    promises = {name: promise for name, layer in open_layers(module) if (promise := promise_of(layer)) is not None}
     promises = {name: promise for name, promise in promises.items() if promise.moves}
     found: dict[Call, _Layer] = {}
 
     def see(call: Call, layer: nn.Module, output: Any) -> None:
-        maps = _maps(output, len(x), promises[call[0]])
+        maps = maps_of(output, len(x), promises[call[0]])
         if maps is not None:
             found[call] = _Layer.of(call, layer, promises[call[0]], maps, NUMBERS // len(promises))
 
-    _watch(module, x, promises, see)
+    watch(module, x, promises, see)
     for move in sorted({move for promise in promises.values() for move in promise.moves}):
 
         def compare(call: Call, layer: nn.Module, output: Any, move: Move = move) -> None:
             if call in found and found[call].promise.element(move) is not None:
-                maps = _maps(output, len(x), found[call].promise)
+                maps = maps_of(output, len(x), found[call].promise)
                 assert maps is not None
                 found[call].compare(maps, move)
 
-        _watch(module, _moved(x, move), promises, compare)
+        watch(module, _moved(x, move), promises, compare)
     return tuple(one.result for one in found.values())
 
 
-def _maps(output: Any, batch: int, promise: _Promise) -> Tensor | None:
+def maps_of(output: Any, batch: int, promise: Promise) -> Tensor | None:
     """Square maps (B, C, H, W) of whole features."""
     if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != batch:
         return None
@@ -211,9 +214,9 @@ def _maps(output: Any, batch: int, promise: _Promise) -> Tensor | None:
 
 
 def _of_plain(module: nn.Module, x: Tensor, moves: list[Move]) -> tuple[LayerError, ...]:
-    chosen = _choose(_survey(module, x[:2]))
+    chosen = _choose(survey(module, x[:2]))
     names = {call[0] for call in chosen}
-    promise = _Promise(D4, "trivial")
+    promise = Promise(D4, "trivial")
     found: dict[Call, _Layer] = {}
     samples: dict[Call, dict[Move, Tensor]] = {}
     upright = _Samples(len(x))
@@ -223,7 +226,7 @@ def _of_plain(module: nn.Module, x: Tensor, moves: list[Move]) -> tuple[LayerErr
             found[call] = _Layer.of(call, layer, promise, output, NUMBERS // LAYERS)
             samples[call] = {move: upright.take(promise.act(output, move)) for move in moves}
 
-    _watch(module, x, names, see)
+    watch(module, x, names, see)
     for move in moves:
 
         def compare(call: Call, layer: nn.Module, output: Any, move: Move = move) -> None:
@@ -231,11 +234,11 @@ def _of_plain(module: nn.Module, x: Tensor, moves: list[Move]) -> tuple[LayerErr
                 found[call].compare(output, move)
                 found[call].linear.append(linear_error(samples[call].pop(move), upright.take(output)))
 
-        _watch(module, _moved(x, move), names, compare)
+        watch(module, _moved(x, move), names, compare)
     return tuple(one.result for one in found.values())
 
 
-def _survey(module: nn.Module, x: Tensor) -> list[tuple[Call, tuple[int, ...]]]:
+def survey(module: nn.Module, x: Tensor) -> list[tuple[Call, tuple[int, ...]]]:
     """(call, shape) of everything that is a map. What a block returns as its last layer wrote it, and what is changed
     in place, goes by the later name; what a layer merely hands on, by the earlier one."""
     found: dict[int, tuple[Call, Tensor, int]] = {}  # by identity: the tensors are kept alive
@@ -249,22 +252,22 @@ def _survey(module: nn.Module, x: Tensor) -> list[tuple[Call, tuple[int, ...]]]:
                 found.pop(id(output), None)  # to its end
                 found[id(output)] = call, output, output._version
 
-    _watch(module, x, [name for name, layer in _layers(module) if name or not [*layer.children()]], see)
+    watch(module, x, [name for name, layer in open_layers(module) if name or not [*layer.children()]], see)
     return [(call, tuple(maps.shape)) for call, maps, _ in found.values()]
 
 
 def _choose(calls: list[tuple[Call, tuple[int, ...]]]) -> set[Call]:
     """The last call at each resolution, and others evenly between, LAYERS at most."""
     ends = [*{shape[2]: call for call, shape in calls}.values()]
-    chosen = [ends[i] for i in _evenly(len(ends), LAYERS)]
+    chosen = [ends[i] for i in evenly(len(ends), LAYERS)]
     others = [call for call, _ in calls if call not in ends]
-    return {*chosen, *(others[i] for i in _evenly(len(others), LAYERS - len(chosen)))}
+    return {*chosen, *(others[i] for i in evenly(len(others), LAYERS - len(chosen)))}
 
 
-def _evenly(number: int, most: int) -> list[int]:
+def evenly(number: int, most: int) -> list[int]:
     """Indices of at most so many of `number` things, the last among them.
 
-    >>> _evenly(10, 3), _evenly(2, 3)
+    >>> evenly(10, 3), evenly(2, 3)
     ([2, 5, 9], [0, 1])
     """
     return list(range(number)) if number <= most else [(i + 1) * number // most - 1 for i in range(most)]
@@ -326,14 +329,14 @@ def _affine(matrix: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     return x @ matrix + bias
 
 
-def _layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
+def open_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Without what runs on many turned copies at once."""
     averaged = [name for name, layer in module.named_modules() if isinstance(layer, Symmetrized)]
     inside = tuple(f"{name}." if name else "" for name in averaged)
     return [(name, layer) for name, layer in module.named_modules() if not (inside and name.startswith(inside))]
 
 
-def _watch(module: nn.Module, x: Tensor, names: Iterable[str], see: Callable[[Call, nn.Module, Any], None]) -> None:
+def watch(module: nn.Module, x: Tensor, names: Iterable[str], see: Callable[[Call, nn.Module, Any], None]) -> None:
     """Run the module and show every output of these layers."""
     calls: Counter[str] = Counter()
     hooks = []

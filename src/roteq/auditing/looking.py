@@ -24,7 +24,7 @@ class Asker:
 
     The largest batch that fits is found by itself: it is halved when memory runs out. A model of one batch size gets
     batches of that size, the last one filled up. Probabilities become their logarithms, so that softmax gives them
-    back.
+    back; whether they are probabilities is decided once, by all pictures of the first question together.
     """
 
     def __init__(self, subject: Subject, normalize: Normalization | None) -> None:
@@ -51,7 +51,12 @@ class Asker:
 
     def _in_parts(self, x: Tensor) -> Tensor:
         found = [self._ask(part) for part in x.split(self.most or len(x))]
-        return torch.cat(found) if len(found) > 1 else found[0]
+        answer = torch.cat(found) if len(found) > 1 else found[0]
+        if self.logarithm is None:
+            self.logarithm = self.kind in ("classes", "map") and (
+                looks_like_probabilities(answer) or looks_like_one_probability(answer)
+            )
+        return log_probabilities(answer) if self.logarithm else answer
 
     def _ask(self, x: Tensor) -> Tensor:
         n, fixed = len(x), self.subject.batch
@@ -60,11 +65,7 @@ class Asker:
         self.passes += n
         answer, kind = read_answer(checked_ask(self.subject, x), len(x), self.kind, self.subject.name)
         self.kind = self.kind or kind
-        if self.logarithm is None:
-            self.logarithm = self.kind in ("classes", "map") and (
-                looks_like_probabilities(answer) or looks_like_one_probability(answer)
-            )
-        return (log_probabilities(answer) if self.logarithm else answer)[:n].detach()
+        return answer[:n].detach()
 
 
 class Tally(Protocol):

@@ -19,6 +19,7 @@ from .details import input_facts, measure_details
 from .embeddings import Embeddings
 from .examples import choose_examples
 from .findings import find
+from .framing import Sides
 from .loading import as_subject
 from .looking import Asker, Tally, answers, bar, batch_size, batches, stopwatch
 from .maps import Maps
@@ -156,8 +157,8 @@ def _prepare(subject: Subject, images: Any, config: AuditConfig, options: Mappin
         raise UsageError(
             f"audit: expected at least two images, got {len(pictures)}; with one, nothing shows that the output varies"
         )
-    asker = Asker(subject, _normalization(subject, pictures))
-    crop = _crop(subject, pictures)
+    asker = Asker(subject, normalization_of(subject, pictures.channels, pictures.is_float))
+    crop = crop_of(subject, pictures.size)
     turning = Turning(pictures.size, crop, config, subject.device, pictures.is_float)
     outputs, unsteady = _probe(asker, turning, pictures)
     if asker.kind in ("classes", "labels"):
@@ -194,28 +195,29 @@ def _audit_one(one: _Prepared, config: AuditConfig, details: bool, progress: boo
     return _Audited(result, measured.columns, pictures.ids, groups, pictures)
 
 
-def _normalization(subject: Subject, pictures: Pictures) -> Normalization | None:
-    if pictures.is_float:
+def normalization_of(subject: Subject, channels: int, is_float: bool = False) -> Normalization | None:
+    """From pixels to what the model takes; None for pictures that are that already."""
+    if is_float:
         return None
     if subject.normalize is None:
         raise UsageError(
             f"normalize: {subject.name} does not say how its input is scaled; give raw (pixels 0..255), unit (0..1), "
             "imagenet, or MEAN/STD such as 0.5,0.5,0.5/0.5,0.5,0.5"
         )
-    if len(subject.normalize.mean) not in (1, pictures.channels):
+    if len(subject.normalize.mean) not in (1, channels):
         raise UsageError(
-            f"normalize: expected one mean, or one for each of {pictures.channels} channels, got "
-            f"{len(subject.normalize.mean)}"
+            f"normalize: expected one mean, or one for each of {channels} channels, got {len(subject.normalize.mean)}"
         )
     return subject.normalize
 
 
-def _crop(subject: Subject, pictures: Pictures) -> tuple[int, int]:
+def crop_of(subject: Subject, size: Sides) -> Sides:
+    """What the model sees of a patch of this size."""
     if subject.size is None:
-        return pictures.size
-    if subject.size[0] > pictures.size[0] or subject.size[1] > pictures.size[1]:
+        return size
+    if subject.size[0] > size[0] or subject.size[1] > size[1]:
         raise UsageError(
-            f"size: expected at most {pictures.size[0]}x{pictures.size[1]}, the size of the pictures, got "
+            f"size: expected at most {size[0]}x{size[1]}, the size of the pictures, got "
             f"{subject.size[0]}x{subject.size[1]}"
         )
     return subject.size

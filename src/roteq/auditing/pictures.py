@@ -176,11 +176,13 @@ def _survey(pile: Pile, at: np.ndarray) -> tuple[Pile, np.ndarray, list[Header],
     if not at.size:
         raise UsageError(f"{pile.source}: expected at least one image, got none")
     if pile.shape is not None and not pile.is_paired:
-        first = _header(pile, int(at[0]))
+        first = header_of(pile, int(at[0]))
         if isinstance(first, Header):
             return pile, at, [first] * len(at), []
     found = (
-        [_header(pile, i) for i in at.tolist()] if pile.is_alone else mapped(lambda i: _header(pile, i), at.tolist())
+        [header_of(pile, i) for i in at.tolist()]
+        if pile.is_alone
+        else mapped(lambda i: header_of(pile, i), at.tolist())
     )
     bad = [(pile.names[i], one) for i, one in zip(at, found, strict=True) if isinstance(one, BadImage)]
     if 2 * len(bad) > len(at):
@@ -191,18 +193,25 @@ def _survey(pile: Pile, at: np.ndarray) -> tuple[Pile, np.ndarray, list[Header],
         )
     good = np.array([isinstance(one, Header) for one in found])
     headers, kept = [one for one in found if isinstance(one, Header)], at[good]
-    if pile.is_paired and pile.labels is None and all(header.label is not None for header in headers):
-        given = np.array([as_array(header.label) for header in headers])
-        labels = np.zeros((len(pile), *given.shape[1:]), dtype=given.dtype)
-        labels[kept] = given
-        pile = replace(pile, labels=labels)
+    pile = with_labels(pile, kept, headers)
     findings = [unreadable([f"{name} ({one.reason})" for name, one in bad], len(at))] if bad else []
     return pile, kept, headers, findings
 
 
-def _header(pile: Pile, place: int) -> Header | BadImage:
+def with_labels(pile: Pile, kept: np.ndarray, headers: Sequence[Header]) -> Pile:
+    """With the labels that came with each of these images, if they did."""
+    if not pile.is_paired or pile.labels is not None or any(header.label is None for header in headers):
+        return pile
+    given = np.array([as_array(header.label) for header in headers])
+    labels = np.zeros((len(pile), *given.shape[1:]), dtype=given.dtype)
+    labels[kept] = given
+    return replace(pile, labels=labels)
+
+
+def header_of(pile: Pile, place: int) -> Header | BadImage:
+    """What is known of an image without decoding it, or why it is none. Raises: UsageError for what is no picture."""
     try:
-        image, label = _taken(pile, place)
+        image, label = item_of(pile, place)
         if isinstance(image, Image.Image):
             check_header(image)
             return Header((image.height, image.width), 1 if image.mode in GREY else 3, "picture", label)
@@ -226,7 +235,7 @@ def _header(pile: Pile, place: int) -> Header | BadImage:
     return Header((array.shape[1], array.shape[2]), array.shape[0], kind, label)
 
 
-def _taken(pile: Pile, place: int) -> tuple[Any, Any]:
+def item_of(pile: Pile, place: int) -> tuple[Any, Any]:
     """(image, label or None). What the code of a dataset raises is told as an unreadable image."""
     try:
         item = pile.item(place)
@@ -261,9 +270,9 @@ def _reader(pile: Pile, sizes: dict[int, Sides], frame: Frame, channels: int) ->
     def read(place: int) -> np.ndarray:
         if pile.is_alone:
             with lock:
-                image, _ = _taken(pile, place)
+                image, _ = item_of(pile, place)
         else:
-            image, _ = _taken(pile, place)
+            image, _ = item_of(pile, place)
         if not (isinstance(image, Image.Image) or is_picture(image)):
             array = as_array(image)
             if array.shape[1:] != sizes[place]:
@@ -274,8 +283,8 @@ def _reader(pile: Pile, sizes: dict[int, Sides], frame: Frame, channels: int) ->
                 return array.astype(np.float32)
             if not frame.shorter and array.shape == (channels, *frame.size):
                 return array
-            image = Image.fromarray(np.ascontiguousarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)))
-        picture = _decoded(image)
+            image = picture_of(array)
+        picture = decoded(image)
         if (picture.height, picture.width) != sizes[place]:
             found = (picture.height, picture.width)
             raise BadImage("unreadable", f"expected {by(sizes[place])} pixels as the header says, got {by(found)}")
@@ -285,8 +294,13 @@ def _reader(pile: Pile, sizes: dict[int, Sides], frame: Frame, channels: int) ->
     return read
 
 
-def _decoded(image: Any) -> Image.Image:
-    """Grey or RGB, 8 bits."""
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    """Of uint8 (C, H, W), one channel or three."""
+    return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+
+
+def decoded(image: Any) -> Image.Image:
+    """Of a file or a picture: grey or RGB, 8 bits. Raises: BadImage."""
     if not isinstance(image, Image.Image):
         return decode(image)[0]
     check_header(image)

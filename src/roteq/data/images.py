@@ -31,12 +31,15 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def decode(source: str | Path | BinaryIO | np.ndarray) -> tuple[Image.Image, str]:
+def decode(
+    source: str | Path | BinaryIO | np.ndarray, formats: tuple[str, ...] | None = None
+) -> tuple[Image.Image, str]:
     """Decode an image file, or take an array uint8 (H, W) or (H, W, 3): an 8-bit picture and what was converted.
 
     The picture is grey ("L") or "RGB". A palette and CMYK become RGB, transparency is laid over white, and the second
     value names that ("palette", "CMYK", "alpha"; "" where nothing changed). The first page of a file with several is
-    taken, and pixels as stored: an EXIF orientation is not applied.
+    taken, and pixels as stored: an EXIF orientation is not applied. formats: names of Pillow's decoders that may be
+    tried; None: all.
 
     Raises: BadImage with the reason "missing", "unreadable", "truncated", "16-bit" or "too many pixels".
 
@@ -45,7 +48,7 @@ def decode(source: str | Path | BinaryIO | np.ndarray) -> tuple[Image.Image, str
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source), ""
-    with _readable(), Image.open(source) as image:
+    with readable(), Image.open(source, formats=formats) as image:
         check_header(image)
         image.load()
         return to_eight_bits(image)
@@ -56,7 +59,7 @@ def decode_mask(path: Path) -> np.ndarray:
 
     Raises: BadImage as `decode` does (16 bits are fine here), with the reason "coloured mask" for one in colour.
     """
-    with _readable(), Image.open(path) as image:
+    with readable(), Image.open(path) as image:
         check_header(image, bits=16)
         image.load()
         values = np.asarray(image).astype(np.int64)
@@ -71,7 +74,7 @@ def decode_mask(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Whatever goes wrong while a file is read, as BadImage."""
     try:
         yield

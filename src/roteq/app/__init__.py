@@ -1,0 +1,1 @@
+"""Explore: a page where the picture is turned, and what the networks say and see turns with it."""
