@@ -32,6 +32,7 @@ export function mountAnswers(about) {
     for (const card of cards) card.changed(changed);
   });
   onCircle((circle) => cards[circle.model].learn(circle));
+  document.addEventListener("roteq:opened", ({ detail }) => cards.forEach((card) => card.know(detail.truth)));
   sight();
   for (const card of cards) card.changed(new Set(["image"]));
   return (model) => cards[model].sentence;
@@ -78,7 +79,7 @@ class Card {
 
   /** Another image: nothing is known of it. */
   open(image) {
-    this.answer = this.upright = null;
+    this.answer = this.upright = this.truth = null;
     this.sentence = this.said.textContent = "";
     this.body.hidden = !image || Boolean(this.facts.error);
     this.failure.hidden = !this.facts.error;
@@ -91,6 +92,12 @@ class Card {
       this.upright = found;
       if (this.answer) this.say(this.answer);
     }, () => {}); // the question about the angle says what is wrong
+  }
+
+  /** What the picture shows in truth, or null. */
+  know(truth) {
+    this.truth = truth;
+    if (this.answer) this.say(this.answer);
   }
 
   isNow({ image, mirror, angle }) {
@@ -191,6 +198,7 @@ class Card {
       const before = this.upright && (kind === "labels" ? this.labels(this.upright) : this.name(this.upright.decision));
       if (answer.changed) this.verdict.append(make("span", { class: "mark" }, "↻ changed "), `${where}${before ? `; upright: ${before}` : ""}`);
       else this.verdict.append(answer.angle || answer.mirror ? `${where}, as upright` : "upright");
+      if (kind === "classes" && this.facts.classes.includes(this.truth)) this.verdict.append(name === this.truth ? " · right" : ` · ✗ wrong, it is ${this.truth}`);
     }
     this.said.textContent = `${this.decision.textContent}${answer.changed === 1 ? " ↻" : ""}`;
     this.said.classList.toggle("is-changed", answer.changed === 1);

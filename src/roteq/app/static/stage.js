@@ -51,6 +51,7 @@ export class Stage {
     this.facts = facts;
     this.image = image;
     state.complain("");
+    document.dispatchEvent(new CustomEvent("roteq:opened", { detail: facts }));
     this.name();
     this.outline();
     this.flips();
@@ -166,10 +167,10 @@ function rim() {
   for (let angle = 0; angle < 360; angle += 15) {
     const [x, y] = direction(angle);
     const isExact = angle % 90 === 0;
-    const [from, to] = isExact ? [104, 116] : [108, 112];
+    const [from, to] = isExact ? [104, 113] : [108, 112];
     found.append(draw("line", { class: isExact ? "tick exact" : "tick", x1: from * x, y1: from * y, x2: to * x, y2: to * y }));
     if (!isExact) continue;
-    const text = draw("text", { x: 120 * x, y: 120 * y });
+    const text = draw("text", { x: 123 * x, y: 119 * y });
     text.textContent = `${angle}°`;
     found.append(text);
   }
