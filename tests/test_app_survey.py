@@ -93,13 +93,13 @@ def test_images_are_sorted_and_what_is_not_judged_comes_last() -> None:
     work = found.work()
     while found.done() < 5:
         next(work)
-    assert ids(found.rows("confidence")) == list("014235")
-    assert ids(found.rows("confidence", order="ascending")) == list("324105")
+    assert ids(found.rows("confidence")) == list("324105")
+    assert ids(found.rows("confidence", order="descending")) == list("014235")
     assert ids(found.rows("mistakes")) == list("420135")
     assert ids(found.rows("name")) == list("012345") and ids(found.rows("name", order="descending")) == list("543210")
     assert [item["models"][0]["wrong"] for item in found.rows()["items"][:5]] == [False, False, True, False, True]
     part = found.rows("confidence", offset=2, limit=2)
-    assert ids(part) == ["4", "2"] and (part["total"], part["judged"]) == (6, 5)
+    assert ids(part) == ["4", "1"] and (part["total"], part["judged"]) == (6, 5)
     assert ids(found.rows(offset=99)) == ids(found.rows(limit=0)) == ids(found.rows(limit=-1)) == []
 
 
@@ -109,8 +109,8 @@ def test_the_most_turned_come_first_for_the_model_that_is_asked_for() -> None:
 
     found = judged(survey({"some": up_when_bright, "none": lambda x: brightness(x * 0)}))
     rows = [item["models"][0] for item in found.rows("flips")["items"]]
-    flips = [row["exact_flips"][0] + row["interpolated_flips"][0] for row in rows]
-    assert flips == sorted(flips, reverse=True) and flips[0] > 0 == flips[-1]
+    flips = [(row["exact_flips"][0], row["interpolated_flips"][0]) for row in rows]
+    assert flips == sorted(flips, reverse=True) and flips[0] > (0, 0) == flips[-1]
     assert ids(found.rows("flips", model=1)) == list("012345")  # as they were
 
 

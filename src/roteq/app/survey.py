@@ -55,9 +55,9 @@ class Survey:
     ) -> dict[str, Any]:
         """One part of the gallery, sorted by one model.
 
-        flips: images with most first. confidence: that of the decision, largest first. mistakes: wrong decisions, the
-        surest first. name: as people count (2 before 10). order: "ascending" or "descending" turns that round. What is
-        not judged yet comes last. Raises: UsageError.
+        flips: images with most exact ones first, and among those with most interpolated ones. confidence: the least
+        sure first. mistakes: wrong decisions, the surest first. name: as people count (2 before 10). order: "ascending"
+        or "descending" instead. What is not judged yet comes last. Raises: UsageError.
         """
         if sort not in SORTS:
             raise UsageError(f"sort: unknown {sort!r}; {nearest(sort, SORTS)}")
@@ -69,7 +69,7 @@ class Survey:
         known = [
             (key, i) for i, entry in enumerate(entries) if (key := _key(sort, entry, rows.get((i, model)))) is not None
         ]
-        down = sort != "name" if order is None else order == "descending"
+        down = sort not in ("name", "confidence") if order is None else order == "descending"
         placed = [i for _, i in sorted(known, key=lambda one: one[0], reverse=down)]
         placed += sorted(set(range(len(entries))) - set(placed))
         shown = placed[max(0, offset) : max(0, offset) + max(0, limit)]
@@ -110,7 +110,7 @@ def _key(sort: str, entry: Entry, row: Row | None) -> Any:
     if sort == "flips":
         if row["exact_flips"] is None:
             return None if row["changed"] is None else (row["changed"],)
-        return (row["exact_flips"][0] + row["interpolated_flips"][0],)
+        return (row["exact_flips"][0], row["interpolated_flips"][0])
     if row["confidence"] is None:
         return None
     return (row["confidence"],) if sort == "confidence" else (bool(row["wrong"]), row["confidence"])

@@ -8,7 +8,7 @@ import { fill, thumb } from "./thumb.js";
 const PAGE = 60;
 const MOST = 600; // looked at again while they are judged
 const WAIT = 2000; // ms between two looks while images are judged
-const SORTS = [["flips", "flip rate"], ["confidence", "confidence"], ["mistakes", "mistakes"], ["name", "name"]];
+const SORTS = [["flips", "flips, most first"], ["confidence", "confidence, least sure first"], ["mistakes", "mistakes, surest first"], ["name", "name"]];
 
 const KEYS = {
   classes: "Two numbers: how many exact turns change the decision · how many interpolated turns.",
