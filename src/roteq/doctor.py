@@ -23,6 +23,7 @@ EXTRAS = {
     "onnx": ("onnxruntime", "ONNX files"),
     "hub": ("transformers", "models and datasets of Hugging Face"),
     "slides": ("openslide", "whole slides"),
+    "app": ("uvicorn", "the page of roteq explore, MP4 films"),
     "cluster": ("distributed", "slides on several machines"),
     "dev": ("pytest", "style, types and tests"),
 }

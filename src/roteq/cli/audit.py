@@ -2,9 +2,6 @@
 
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +10,26 @@ import typer
 
 from ..errors import RoteqError, UsageError
 from .app import Json, busy, command, show, show_findings, show_json
+from .models import (
+    IMAGES,
+    MODEL,
+    Classes,
+    Device,
+    Download,
+    LabelColumn,
+    Labels,
+    Normalize,
+    Output,
+    OutputKey,
+    Pretrained,
+    Resize,
+    Size,
+    Trust,
+    Weights,
+    as_options,
+    guests,
+    subjects_of,
+)
 from .runs import data_of, write_csv
 
 
@@ -22,41 +39,25 @@ def audit(
         list[str],
         typer.Argument(
             metavar="MODEL... IMAGES [KEY=VALUE...]",
-            help="MODEL: a run of roteq, timm:NAME, torchvision:NAME, hf:NAME, a .pt2, .onnx or TorchScript file, "
-            "package.module:FUNCTION, FILE.py:FUNCTION. IMAGES: a folder, class folders, a CSV, a prepared dataset, "
-            "hf:NAME. Settings: angles=24 or [15,45], images=500 (0: all), mirrors=true, corners=disc "
-            "(mirror, edge, black), interpolation=spline (bicubic, bilinear), bootstrap, confidence, seed.",
+            help=f"MODEL: {MODEL}. IMAGES: {IMAGES}. Settings: angles=24 or [15,45], images=500 (0: all), "
+            "mirrors=true, corners=disc (mirror, edge, black), interpolation=spline (bicubic, bilinear), bootstrap, "
+            "confidence, seed.",
         ),
     ],
-    labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="CSV", help="A table of images and their labels.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", metavar="A,B,...", help="Names of the outputs, in their order.")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option("--label-column", help="Of a Hugging Face dataset (default: its class labels).")
-    ] = None,
+    labels: Labels = None,
+    classes: Classes = None,
+    label_column: LabelColumn = None,
     split: Annotated[str | None, typer.Option("--split", help="The part of prepared data to use (test).")] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="H[,W]", help="Of the model's input.")] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option("--resize", min=0, help="Shorter side of a picture before its centre is cut; 0: as stored."),
-    ] = None,
-    normalize: Annotated[
-        str | None, typer.Option("--normalize", help="raw (0..255), unit (0..1), imagenet, or MEAN/STD.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", help="What answers are: classes, labels (independent), embedding or map.")
-    ] = None,
-    output_key: Annotated[
-        str | None, typer.Option("--output-key", help="Which of several outputs: a name or a number.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Trained weights.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Download trained weights.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Download a Hugging Face dataset.")] = False,
-    trust: Annotated[bool, typer.Option("--trust", help="Run code that is in files: FILE.py, pickles.")] = False,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 (default: a GPU if any).")] = None,
+    size: Size = None,
+    resize: Resize = None,
+    normalize: Normalize = None,
+    output: Output = None,
+    output_key: OutputKey = None,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    download: Download = False,
+    trust: Trust = False,
+    device: Device = None,
     max_flip_rate: Annotated[
         float | None,
         typer.Option("--max-flip-rate", min=0, max=1, help="Exit with 1 if more images change their decision."),
@@ -77,31 +78,17 @@ def audit(
     """What turning the pictures does to any model."""
     models, images, overrides = _arguments(arguments)
     _check_targets(report=report, csv=csv)
-    with busy("reading"), _as_options(), _guests():
+    with busy("reading"), as_options(), guests():
         from ..auditing import AuditConfig, audit_subjects, broken_limits
-        from ..auditing.loading import load_subject
         from ..config import load_config
 
         config = load_config(AuditConfig, overrides=overrides)
         if images is None:
             images = data_of(Path(models[0]))
-        about: dict[str, Any] = {
-            "weights": weights,
-            "pretrained": pretrained,
-            "trust": trust,
-            "device": _device(device),
-        }
-        about |= {
-            "size": _size(size),
-            "resize": resize,
-            "normalize": normalize,
-            "kind": output,
-            "output_key": output_key,
-        }
-        about["classes"] = _classes(classes)
-        names = short_names(models)
-        subjects = [replace(load_subject(model, **about), name=name) for model, name in zip(models, names, strict=True)]
-    with _as_options(), _guests():
+        about: dict[str, Any] = {"weights": weights, "pretrained": pretrained, "trust": trust, "device": device}
+        about |= {"size": size, "resize": resize, "normalize": normalize, "output": output, "output_key": output_key}
+        subjects = subjects_of(models, classes=classes, **about)
+    with as_options(), guests():
         where: dict[str, Any] = {"labels": labels, "split": split, "label_column": label_column, "download": download}
         found = audit_subjects(subjects, images, config, progress=not json, **where)
         limits = {"max_flip_rate": max_flip_rate, "min_worst_accuracy": min_worst_accuracy, "max_error": max_error}
@@ -149,61 +136,6 @@ def _arguments(given: list[str]) -> tuple[list[str], str | None, list[str]]:
     return places[:-1], places[-1], overrides
 
 
-def short_names(models: list[str]) -> list[str]:
-    """The last part of a path, or as many as tell the models apart; a repeated name is counted.
-
-    >>> short_names(["runs/a/x-s0", "runs/b/x-s0", "timm:resnet18"]), short_names(["a.pt2", "a.pt2"])
-    (['a/x-s0', 'b/x-s0', 'timm:resnet18'], ['a.pt2', 'a.pt2 (2)'])
-    """
-    parts = [[model] if ":" in model else model.rstrip("/").split("/") for model in models]
-    depth = 1
-    while depth < max(map(len, parts)) and len({tuple(p[-depth:]) for p in parts}) < len({tuple(p) for p in parts}):
-        depth += 1
-    names = ["/".join(p[-depth:]) for p in parts]
-    return [n if names.index(n) == i else f"{n} ({names[: i + 1].count(n)})" for i, n in enumerate(names)]
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """
-    >>> _size("224"), _size("256,128")
-    ((224, 224), (256, 128))
-    """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(
-            f"--size: expected the height and width of the model's input, such as 224 or 256,128, got {text!r}"
-        )
-    return int(parts[0]), int(parts[-1])
-
-
-def _classes(text: str | None) -> tuple[str, ...] | None:
-    """
-    >>> _classes("normal, tumour")
-    ('normal', 'tumour')
-    """
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names) or len(set(names)) < len(names):
-        raise UsageError(f"--classes: expected different names with commas between them, got {text!r}")
-    return names
-
-
-def _device(text: str | None) -> str | None:
-    """A device that is here."""
-    if text is not None:
-        import torch
-
-        try:
-            torch.zeros(1, device=text).cpu()
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            words = str(error).strip().splitlines()[0]
-            raise UsageError(f"--device: {text!r} cannot be used here ({words}); leave it out, or give cpu") from None
-    return text
-
-
 def _check_targets(**given: Path | None) -> None:
     """What is written at the end must be a place for a file, and that is said at the beginning."""
     paths = {option: path for option, path in given.items() if path is not None}
@@ -217,16 +149,6 @@ def _check_targets(**given: Path | None) -> None:
         raise UsageError(f"--{' and --'.join(paths)}: expected different files, got {next(iter(paths.values()))} twice")
 
 
-@contextmanager
-def _guests() -> Iterator[None]:
-    """The code of others runs in here: what it prints is no result, and where it ends the program nothing passed."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except SystemExit as ended:
-        raise RoteqError(f"the code of the model ended the program (exit code {ended.code}); take that out") from None
-
-
 def without_pictures(found: Any) -> Any:
     """The result without the examples' pixels, which belong into the page."""
     audits = []
@@ -234,17 +156,3 @@ def without_pictures(found: Any) -> Any:
         examples = (replace(e, looks=tuple(replace(look, png="") for look in e.looks)) for e in result.examples)
         audits.append(replace(result, examples=tuple(examples)))
     return replace(found, audits=tuple(audits))
-
-
-@contextmanager
-def _as_options() -> Iterator[None]:
-    """A message that begins with the name of an argument begins with that of the option."""
-    try:
-        yield
-    except UsageError as error:
-        names = "labels|label[-_]column|classes|split|size|resize|normalize|output-key|weights|pretrained|device|"
-        names += "max-flip-rate|min-worst-accuracy|max-error"
-        text = re.sub(rf"^({names})(?=:)", r"--\1", str(error))
-        text = re.sub(r"^--label_column", "--label-column", text)
-        text = re.sub(r"^kind(?=:)", "--output", text)
-        raise UsageError(re.sub(r"^(?=unknown model|expected timm:)", "MODEL: ", text)) from None
