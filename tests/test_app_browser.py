@@ -23,7 +23,7 @@ from roteq.app.album import Album
 from roteq.app.explorer import Explorer
 from roteq.auditing.loading import as_subject
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright: pip install -e '.[dev]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 
 SIDE, CROP = 64, 32
 CLASSES = ("normal", "tumour", "<img src=x onerror=alert(1)>")
@@ -121,9 +121,7 @@ def ready(page: Any, angle: int) -> None:
 
 def bars(page: Any, model: int) -> dict[int, float]:
     rows = page.locator(f'[data-model="{model}"] .bars [data-class]')
-    return {
-        int(row.get_attribute("data-class")): float(row.locator(".value").inner_text()) for row in rows.all()
-    }
+    return {int(row.get_attribute("data-class")): float(row.locator(".value").inner_text()) for row in rows.all()}
 
 
 def asked(explorer: Explorer, model: int, picture: Image.Image, quarters: int) -> list[float]:

@@ -122,7 +122,10 @@ def test_plain_of_the_tutorial_answers_the_same_without_roteq_convolutions(tutor
 
 @pytest.mark.parametrize(
     "page",
-    [*(DOCS / f"{name}.md" for name in ("audit", "convert", "formula", "maps", "networks")), ROOT / "README.md"],
+    [
+        *(DOCS / f"{name}.md" for name in ("audit", "convert", "explore", "formula", "maps", "networks")),
+        ROOT / "README.md",
+    ],
     ids=lambda page: page.name,
 )
 def test_the_code_of_a_page_prints_what_it_says(page):
