@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--patience", type=float, default=30, help="seconds for the degrees between")
     parser.add_argument("--trust", action="store_true", help="of roteq explore: models in FILE.py:FUNCTION")
     parser.add_argument("--port", type=int, default=8479)
     options = parser.parse_args()
@@ -98,8 +99,9 @@ def main() -> None:
             states = {"while the circle is computed": measured(page, len(forward))}
             for i in range(len(forward)):
                 page.wait_for_selector(f'[data-model="{i}"][data-ready="true"]', timeout=120_000)
+            page.wait_for_timeout(1000 * options.patience)
             drag(page, options.seconds)
-            states["with the circle known"] = measured(page, len(forward))
+            states["once every degree is known"] = measured(page, len(forward))
             browser.close()
     finally:
         server.terminate()

@@ -45,7 +45,7 @@ class Fake:
     def __init__(self, images: int = 0, pause: float = 0.0) -> None:
         self.pause, self.calls, self.closed = pause, list[tuple[str, int]](), threading.Event()
         self.networks = tuple(
-            SimpleNamespace(name=name, angles=lambda step: list(range(0, 360, step)), kind="map")
+            SimpleNamespace(name=name, angles=lambda step: list(range(0, 360, step)), kind="map", seconds=pause)
             for name in ("one", "two")
         )
         self.album = Album()
@@ -136,7 +136,10 @@ def test_every_question_is_answered_as_the_library_does(real: Any) -> None:
     assert found == said | {"values": {str(k): v for k, v in answer.values.items()}, "changed": answer.changed}
     lines = [json.loads(line) for line in client.get("/api/circle?model=0&image=0").text.splitlines()]
     assert len(lines) == 73 and {line["angle"] for line in lines[:-1]} == set(range(0, 360, 5))
+    assert 0 < lines[-1].pop("seconds") < 5
     assert lines[-1] == {"done": True, "summary": explorer.summary(0, list(explorer.circle(0, "0")))}
+    fine = [json.loads(line) for line in client.get("/api/circle?model=0&image=0&step=1").text.splitlines()]
+    assert len(fine) == 361 and [line["angle"] for line in fine[:4]] == [0, 90, 180, 270]
     layer = about["models"][0]["layers"][0]["path"]
     inside = client.get("/api/inside", params={"model": 0, "image": 0, "angle": 90, "layer": layer}).json()
     assert inside["model"] == 0 and inside["order"] == 4 and inside["error"]["between"] < 1e-5

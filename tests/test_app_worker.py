@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -231,6 +232,24 @@ def test_long_work_gives_way_to_questions_that_keep_coming_but_not_for_ever() ->
             assert await anext(pieces) is None
 
     run(test, calm={Priority.CIRCLE: 0.1}, patience=0.2)
+
+
+def test_what_nobody_waits_for_takes_half_of_the_time_at_most() -> None:
+    times: list[float] = []
+
+    def slow() -> Iterator[None]:
+        while True:
+            times.append(time.monotonic())
+            time.sleep(0.03)
+            yield
+
+    async def test(worker: Worker) -> None:
+        worker.background(slow())
+        await asyncio.sleep(0.4)
+        assert len(times) >= 3
+        assert all(later - earlier > 0.055 for earlier, later in pairwise(times))
+
+    run(test, calm={Priority.SURVEY: 0.0})
 
 
 def test_a_background_that_fails_says_so() -> None:

@@ -1,5 +1,6 @@
 """One model that is asked about one look at one picture, and what it says."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -60,6 +61,7 @@ class Network:
         self.kind: Kind | None = None
         self.classes: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = subject.notes
+        self.seconds = 0.0  # that the last answer took
         self._asker: Asker | None = None
         self._answers: Recent[tuple[str, int, bool], Answer] = Recent(ANSWERS)
         self._lookers: Recent[str, Looker] = Recent(LOOKERS, NUMBERS, lambda looker: looker.weight)
@@ -173,7 +175,13 @@ class Network:
     def answer(self, album: Album, id: str, degrees: int, mirror: bool = False) -> Answer:
         """Raises: UsageError or RoteqError, one sentence, where the model or the picture fails."""
         degrees, mirror = degrees % 360, bool(mirror)
-        return self._answers.get((id, degrees, mirror), lambda: self._answer(album, id, degrees, mirror))
+        return self._answers.get((id, degrees, mirror), lambda: self._timed(album, id, degrees, mirror))
+
+    def _timed(self, album: Album, id: str, degrees: int, mirror: bool) -> Answer:
+        begin = time.perf_counter()
+        found = self._answer(album, id, degrees, mirror)
+        self.seconds = time.perf_counter() - begin
+        return found
 
     def _answer(self, album: Album, id: str, degrees: int, mirror: bool) -> Answer:
         upright = self._upright.get(id, lambda: self.output(album, id, 0))

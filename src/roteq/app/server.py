@@ -162,7 +162,8 @@ class _Served:
             async for found in pieces:
                 answers.append(found)
                 yield _line(_said(found))
-            yield _line({"done": True, "summary": self.explorer.summary(model, answers)})
+            seconds = self.explorer.networks[model].seconds
+            yield _line({"done": True, "summary": self.explorer.summary(model, answers), "seconds": seconds})
         except Exception as error:
             yield _line({"error": self._failure(error, "circle")[1]})
 

@@ -59,7 +59,8 @@ class Worker:
 
     A job of several pieces waits in the queue after each, so that something urgent waits for one piece at most. While
     urgent questions keep coming, as they do when a picture is turned, long work gives way: it goes on after a moment
-    of calm, or a piece each time that its patience ends. The thread starts with the first job. At most `waiting` jobs
+    of calm, or a piece each time that its patience ends. What
+    nobody waits for takes half of the time at most. The thread starts with the first job. At most `waiting` jobs
     wait; Busy is raised for more.
     """
 
@@ -72,6 +73,7 @@ class Worker:
         self._news = threading.Condition()
         self._is_over = False
         self._done_at = dict.fromkeys(Priority, -1.0)  # when a piece of this priority was done
+        self._rested_at = 0.0  # when what nobody waits for may go on
         self._thread = threading.Thread(target=self._run, name="roteq worker", daemon=True)
 
     @property
@@ -140,8 +142,11 @@ class Worker:
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
+            begin = time.monotonic()
             goes_on = self._goes_on(job)
-            job.since = self._done_at[job.priority] = time.monotonic()
+            job.since = self._done_at[job.priority] = now = time.monotonic()
+            if job.priority >= Priority.FINE:
+                self._rested_at = now + (now - begin)  # the other half of the machine is the browser's
             if not goes_on:
                 _close(job.pieces)
                 continue
@@ -170,7 +175,8 @@ class Worker:
         if job.priority not in self.calm:
             return 0.0
         calm = max(self._done_at[p] for p in Priority if p < job.priority) + self.calm[job.priority]
-        return min(calm, job.since + self.patience) - time.monotonic()
+        begin = min(calm, job.since + self.patience)
+        return max(begin, self._rested_at if job.priority >= Priority.FINE else 0.0) - time.monotonic()
 
     def _goes_on(self, job: _Job) -> bool:
         """Do one piece."""

@@ -4,40 +4,56 @@ import { ask, lines } from "./api.js";
 import * as state from "./state.js";
 
 const KEPT = 48;
+const SLOW = 0.12; // s an answer
 const circles = new Map(); // "model image mirror" -> Circle, the latest last
 const listeners = new Set();
 
 class Circle {
   constructor(model, image, mirror) {
     Object.assign(this, { model, image, mirror, answers: new Map(), summary: null, error: null, running: null });
+    this.between = new Map(); // the degrees between, once the circle is known
   }
 
   get isDone() {
     return this.summary !== null;
   }
 
-  /** Ask for what is missing, line by line. */
+  /** The answer at a whole degree, where it is known. */
+  at(angle) {
+    return this.answers.get(angle) ?? this.between.get(angle);
+  }
+
+  /** Ask for it, line by line, and then for the degrees between; one that failed is asked again. */
   async run() {
-    if (this.running || this.isDone || this.error) return;
-    this.running = new AbortController();
+    if (this.running || this.isFine) return;
+    const control = new AbortController();
+    this.running = control;
+    this.error = null;
     const { model, image, mirror } = this;
     try {
-      for await (const line of lines("api/circle", { model, image, mirror }, this.running.signal)) {
-        if (line.done) this.summary = line.summary;
+      for await (const line of this.isDone ? [] : lines("api/circle", { model, image, mirror }, control.signal)) {
+        if (this.running !== control) return; // stopped, or asked again
+        if (line.done) [this.summary, this.isFine] = [line.summary, line.seconds > SLOW]; // not worth everybody's wait
         else this.answers.set(line.angle, line);
         tell(this);
       }
-    } catch (error) {
-      if (error.name !== "AbortError") {
-        this.error = error.message;
-        tell(this);
+      if (!this.isDone) throw new Error("it ended early; is roteq explore still running?");
+      for await (const line of this.isFine ? [] : lines("api/circle", { model, image, mirror, step: 1 }, control.signal)) {
+        if (this.running !== control) return;
+        if (line.done) this.isFine = true;
+        else this.between.set(line.angle, line);
       }
+    } catch (error) {
+      if (this.running !== control) return;
+      if (!this.isDone) this.error = error.message; // what is between is asked one by one
+      tell(this);
     }
     this.running = null;
   }
 
   stop() {
     this.running?.abort();
+    this.running = null;
   }
 }
 
@@ -65,7 +81,7 @@ export function follow(models) {
 
 /** The answer at one angle, from the circle where it is known. */
 export async function answerAt(model, { image, mirror, angle }, signal) {
-  const known = circleOf(model, { image, mirror }).answers.get(angle);
+  const known = circleOf(model, { image, mirror }).at(angle);
   return known ?? ask("api/answer", { model, image, angle, mirror }, signal);
 }
 

@@ -2,13 +2,12 @@
 
 import { ask, send } from "./api.js";
 import { mountAnswers } from "./answers.js";
-import { mountGallery } from "./gallery.js";
-import { mountInside } from "./inside.js";
-import { mountSaving } from "./saving.js";
+import { speak } from "./keyboard.js";
 import { Stage } from "./stage.js";
 import * as state from "./state.js";
-import { mountTurning, speak } from "./turning.js";
+import { mountTurning } from "./turning.js";
 
+const PARTS = { saving: "mountSaving", inside: "mountInside", gallery: "mountGallery" }; // below the picture
 const byId = (id) => document.getElementById(id);
 
 document.addEventListener("roteq:complain", ({ detail }) => {
@@ -17,6 +16,10 @@ document.addEventListener("roteq:complain", ({ detail }) => {
   const close = document.createElement("button");
   Object.assign(close, { type: "button", textContent: "✕", ariaLabel: "Close", onclick: () => (box.hidden = true) });
   box.replaceChildren(detail, close);
+});
+byId("lead-close").addEventListener("click", () => {
+  byId("lead").hidden = true;
+  byId("dial").focus({ preventScroll: true });
 });
 document.addEventListener("roteq:said", ({ detail }) => (byId("said").textContent = detail));
 
@@ -36,15 +39,30 @@ function start(about) {
     const here = Number(state.get().image);
     if (images) state.set({ image: String(Number.isInteger(here) && state.get().image !== "" ? (here + by + images) % images : 0) });
   };
-  for (const id of ["previous", "next"]) byId(id).disabled = images < 2;
+  const steps = () => {
+    for (const id of ["previous", "next"]) byId(id).disabled = !images || (images === 1 && state.get().image === "0");
+  };
+  state.subscribe(steps);
+  steps();
   new Stage(about);
   const sentence = mountAnswers(about);
   mountTurning(about, step);
   speak(about, sentence);
-  mountSaving(byId("saving"), about);
-  mountInside(byId("inside"), about);
-  mountGallery(byId("gallery"), about);
   receive();
+  for (const [name, mount] of Object.entries(PARTS)) below(name, mount, about);
+}
+
+/** A part that fails to load leaves the others alone, and says so where it would stand. */
+async function below(name, mount, about) {
+  try {
+    const part = await import(`./${name}.js`);
+    await part[mount](byId(name), about);
+  } catch (error) {
+    console.warn(error);
+    const words = document.createElement("p");
+    words.textContent = "This part of the page did not load; the rest works without it.";
+    byId(name).append(words);
+  }
 }
 
 /** Pictures that are chosen, dropped anywhere, or pasted. */

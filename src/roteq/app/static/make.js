@@ -31,8 +31,8 @@ export async function picture(source) {
   return image;
 }
 
-/** Tell `seen(true | false)` whether the element is on the screen, or nearly. */
+/** Tell `seen(true | false)` whether the element is on the screen. */
 export function whenSeen(element, seen) {
-  const observer = new IntersectionObserver((entries) => seen(entries.at(-1).isIntersecting), { rootMargin: "150px" });
+  const observer = new IntersectionObserver((entries) => seen(entries.at(-1).isIntersecting));
   observer.observe(element);
 }

@@ -15,7 +15,7 @@ export class Polar {
     this.hand = draw("g");
     this.svg = draw("svg", { viewBox: "-92 -86 184 172", role: "img" }, this.grid, this.curves, this.hand);
     this.key = make("ul", { class: "curves" });
-    this.element = make("div", {}, make("div", { class: "polar" }, this.svg), this.key);
+    this.element = make("div", { class: "around" }, make("div", { class: "polar" }, this.svg), this.key);
     this.lines = [];
     for (const share of NAMES) {
       const text = draw("text", { x: 0.707 * share * RADIUS + 5, y: 0.707 * share * RADIUS + 3 });
@@ -24,16 +24,18 @@ export class Polar {
     }
     for (const angle of [0, 90, 180, 270]) {
       const [x, y] = direction(angle);
-      const text = draw("text", { x: 80 * x, y: 79 * y });
+      const text = draw("text", { x: 82 * x, y: 79 * y });
       text.textContent = `${angle}°`;
       this.grid.append(draw("line", { class: "grid", x2: RADIUS * x, y2: RADIUS * y }), text);
     }
   }
 
-  /** lines: [{name, at: Map angle -> value in 0..1}]; flips: angles that are marked. */
+  /** lines: [{name, at: Map angle -> value in 0..1}]; flips: answers that are marked, exact ones by a dot. */
   show(lines, flips, label) {
     this.lines = lines;
-    const marks = flips.map((angle) => draw("path", { class: "flipped", d: arc(RADIUS + 4, angle - this.step / 2, angle + this.step / 2) }));
+    const half = this.step / 2;
+    const marks = flips.map(({ angle, exact }) => exact ? dot("flipped exact", 2.6, angle, 1 + 4 / RADIUS)
+      : draw("path", { class: "flipped", d: arc(RADIUS + 4, angle - half, angle + half) }));
     const dots = [0, 90, 180, 270].filter((angle) => lines[0]?.at.has(angle)).map((angle) => dot("dot", 2.6, angle, lines[0].at.get(angle)));
     this.curves.replaceChildren(...marks, ...lines.map((line, i) => draw("path", { class: `curve c${i}`, d: this.path(line.at) })).reverse(), ...dots);
     this.key.replaceChildren(...lines.map((line, i) => make("li", { title: line.name }, sample(i), line.name)));

@@ -10,7 +10,8 @@ import * as state from "./state.js";
 const RADIUS = 80; // of the picture, in units of the dial
 const TRACK = 86; // of the first ring of flips
 const BETWEEN = 4.6;
-const GRIP = 110;
+const GRIP = 106;
+const HOLD = 8.5; // radius of the grip
 
 export class Stage {
   constructor(about) {
@@ -85,8 +86,8 @@ export class Stage {
     const text = draw("text", { x: GRIP * x, y: GRIP * y, class: "grip-angle" });
     text.textContent = angle;
     this.hand.replaceChildren(
-      draw("line", { class: "hand", x1: (RADIUS + 1) * x, y1: (RADIUS + 1) * y, x2: (GRIP - 9) * x, y2: (GRIP - 9) * y }),
-      draw("circle", { class: "grip", cx: GRIP * x, cy: GRIP * y, r: 9 }), text,
+      draw("line", { class: "hand", x1: (RADIUS + 1) * x, y1: (RADIUS + 1) * y, x2: (GRIP - HOLD) * x, y2: (GRIP - HOLD) * y }),
+      draw("circle", { class: "grip", cx: GRIP * x, cy: GRIP * y, r: HOLD }), text,
     );
     this.dial.setAttribute("aria-valuenow", angle);
     this.dial.setAttribute("aria-valuetext", `${angle} degrees counter-clockwise${mirror ? ", mirrored" : ""}`);
@@ -139,7 +140,7 @@ export class Stage {
     for (const model of models) if (image) this.mark(circleOf(model));
     const what = models.map((model) => this.about.models[model].kind).includes("map") ? "decision (or the class of pixels)" : "decision";
     const who = models.length > 1 ? "One thin ring for each network, from the inside out: " : "The thin ring: ";
-    document.getElementById("legend").textContent = models.length ? `${who}coloured where its ${what} differs from that of the upright picture.` : "";
+    document.getElementById("legend").textContent = models.length ? `${who}marked where its ${what} differs from that of the upright picture; a dot is an exact turn, an arc an interpolated one.` : "";
   }
 
   mark(circle) {
@@ -148,8 +149,12 @@ export class Stage {
     if (!place || circle.image !== image || circle.mirror !== mirror) return;
     const [ring, radius] = place;
     const half = this.about.step / 2;
-    const arcs = [...circle.answers.values()].filter((answer) => answer.changed).map((answer) =>
-      draw("path", { class: `flip m${circle.model}`, d: arc(radius, answer.angle - half, answer.angle + half), "stroke-opacity": Math.max(0.25, Math.sqrt(answer.changed)) }));
+    const arcs = [...circle.answers.values()].filter((answer) => answer.changed).map((answer) => {
+      const strength = Math.max(0.25, Math.sqrt(answer.changed));
+      const [x, y] = direction(answer.angle);
+      if (answer.exact) return draw("circle", { class: `flip exact m${circle.model}`, cx: radius * x, cy: radius * y, r: 2.4, opacity: strength });
+      return draw("path", { class: `flip m${circle.model}`, d: arc(radius, answer.angle - half, answer.angle + half), "stroke-opacity": strength });
+    });
     ring.replaceChildren(draw("circle", { class: "track", r: radius }), ...arcs);
   }
 }

@@ -14,12 +14,17 @@ export function get() {
 /** Change some of it; every listener hears (view, changed keys). */
 export function set(change) {
   const next = { ...view, ...change };
-  next.angle = ((Math.round(next.angle) % 360) + 360) % 360;
+  next.angle = whole(next.angle);
   const changed = Object.keys(next).filter((key) => String(next[key]) !== String(view[key]));
   if (!changed.length) return;
   view = next;
   for (const listener of listeners) listener(view, new Set(changed));
   if (!timer) timer = setTimeout(write, WAIT);
+}
+
+/** Whole degrees from 0 to 359. */
+export function whole(angle) {
+  return ((Math.round(angle) % 360) + 360) % 360;
 }
 
 /** listener(view, Set of changed keys); returns a function that ends it. */
@@ -56,7 +61,7 @@ function read() {
     if (typeof value !== "number") found[key] = text ?? value;
     else found[key] = Number.isFinite(Number(text)) ? Math.round(Number(text)) : value;
   }
-  found.angle = ((found.angle % 360) + 360) % 360;
+  found.angle = whole(found.angle);
   found.mirror = found.mirror ? 1 : 0;
   found.models = found.models.split(",").filter((part) => /^\d$/.test(part)).map(Number);
   return found;

@@ -1,6 +1,6 @@
-// Everything that turns the picture: the dial, the slider, the number, the buttons, the keys, the whole circle.
+// Everything that turns the picture: the dial, the slider, the number, the buttons, the whole circle.
 
-import { shown, toggle } from "./shown.js";
+import { listen } from "./keyboard.js";
 import * as state from "./state.js";
 
 const ROUND = 9000; // ms for a whole circle
@@ -12,7 +12,7 @@ export function mountTurning(about, step) {
   const show = () => {
     const view = state.get();
     slider.value = view.angle;
-    if (document.activeElement !== number || Number(number.value) % 360 !== view.angle) number.value = view.angle;
+    if (document.activeElement !== number || state.whole(number.value) !== view.angle) number.value = view.angle;
     mirror.setAttribute("aria-pressed", String(Boolean(view.mirror)));
   };
   const player = new Player(byId("play"));
@@ -22,20 +22,22 @@ export function mountTurning(about, step) {
   };
   slider.addEventListener("input", () => turn(Number(slider.value)));
   number.addEventListener("input", () => number.value !== "" && turn(Number(number.value)));
+  number.addEventListener("blur", () => (number.value = state.get().angle));
   mirror.addEventListener("click", () => state.set({ mirror: state.get().mirror ? 0 : 1 }));
   byId("play").addEventListener("click", () => player.toggle());
   for (const button of document.querySelectorAll("[data-turn]")) button.addEventListener("click", () => turn(Number(button.dataset.turn)));
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   drag(byId("dial"), turn);
-  keys(about, turn, player, step);
+  listen(about, turn, player, step);
   state.subscribe(show);
   show();
 }
 
-/** Turn by what the pointer moves around the centre; it may be caught anywhere. */
+/** Turn by what the pointer moves around the centre; it may be caught anywhere, and a second finger changes nothing. */
 function drag(dial, turn) {
-  let before = null;
+  let pointer = null;
+  let before = 0;
   let exact = 0;
   const pointed = (event) => {
     const box = dial.getBoundingClientRect();
@@ -43,23 +45,28 @@ function drag(dial, turn) {
     return (Math.atan2(-x, -y) * 180) / Math.PI;
   };
   dial.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
-    dial.setPointerCapture(event.pointerId);
+    if (event.button || pointer !== null) return;
+    pointer = event.pointerId;
+    dial.setPointerCapture(pointer);
     before = pointed(event);
     exact = state.get().angle;
     dial.focus({ preventScroll: true });
     event.preventDefault();
   });
   dial.addEventListener("pointermove", (event) => {
-    if (before === null) return;
+    if (event.pointerId !== pointer) return;
     const now = pointed(event);
     exact += ((now - before + 540) % 360) - 180;
     before = now;
     turn(Math.round(exact));
   });
-  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) dial.addEventListener(end, () => (before = null));
+  const end = (event) => {
+    if (event.pointerId === pointer) pointer = null;
+  };
+  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) dial.addEventListener(name, end);
 }
 
+/** Turns on and on, at one pace, until it is stopped. */
 class Player {
   constructor(button) {
     this.button = button;
@@ -91,41 +98,4 @@ class Player {
     this.button.setAttribute("aria-pressed", String(Boolean(this.frame)));
     this.button.textContent = this.frame ? "❚❚ Pause" : "▶ Play";
   }
-}
-
-const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 15, PageDown: -15 };
-
-function keys(about, turn, player, step) {
-  const actions = {
-    m: () => byId("mirror").click(),
-    n: () => step(1),
-    p: () => step(-1),
-    g: () => byId("gallery").scrollIntoView(),
-    "?": () => (byId("keys").open = !byId("keys").open, byId("keys").scrollIntoView({ block: "nearest" })),
-    " ": () => player.toggle(),
-  };
-  addEventListener("keydown", (event) => {
-    const { key, target } = event;
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (target.closest?.("input, select, textarea, [data-image]")) return;
-    if (key === " " && target.closest?.("button, summary, a")) return;
-    const by = STEPS[key];
-    const isOnDial = target.id === "dial" || target === document.body;
-    if (by && isOnDial) turn(state.get().angle + (event.shiftKey && Math.abs(by) === 1 ? 15 * by : by));
-    else if (key === "Home" && isOnDial) turn(0);
-    else if (/^[1-4]$/.test(key) && about.models.length > 1 && Number(key) <= about.models.length) toggle(about, Number(key) - 1);
-    else if (actions[key]) actions[key]();
-    else return;
-    event.preventDefault();
-  });
-}
-
-/** The decisions, said when the picture has come to rest. */
-export function speak(about, sentence) {
-  let timer = 0;
-  state.subscribe((view, changed) => {
-    if (!["angle", "mirror", "image"].some((key) => changed.has(key))) return;
-    clearTimeout(timer);
-    timer = setTimeout(() => state.say(`${view.angle} degrees${view.mirror ? ", mirrored" : ""}. ${shown(about).map(sentence).join(" ")}`), 700);
-  });
 }
