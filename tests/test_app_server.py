@@ -417,7 +417,9 @@ def test_a_circle_that_fails_in_the_middle_says_so_in_its_last_line(fake: Any) -
 @pytest.mark.parametrize("debug", [False, True])
 def test_what_was_not_expected_is_logged_once(debug: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def ask() -> int:
-        status, _, _ = await asked(create_app(Fake(images=1), debug=debug), "/api/answer?model=0&image=0&angle=1")
+        app = create_app(Fake(images=1), debug=debug)
+        status, _, _ = await asked(app, "/api/answer?model=0&image=0&angle=1")
+        app.state.worker.stop()
         return status
 
     with caplog.at_level(logging.ERROR, "roteq.explore"):

@@ -13,7 +13,7 @@ export class Polar {
     this.grid = draw("g");
     this.curves = draw("g");
     this.hand = draw("g");
-    this.svg = draw("svg", { viewBox: "-92 -86 184 172", role: "img" }, this.grid, this.curves, this.hand);
+    this.svg = draw("svg", { viewBox: "-98 -90 196 180", role: "img" }, this.grid, this.curves, this.hand);
     this.key = make("ul", { class: "curves" });
     this.element = make("div", { class: "around" }, make("div", { class: "polar" }, this.svg), this.key);
     this.lines = [];
@@ -24,7 +24,7 @@ export class Polar {
     }
     for (const angle of [0, 90, 180, 270]) {
       const [x, y] = direction(angle);
-      const text = draw("text", { x: 82 * x, y: 79 * y });
+      const text = draw("text", { x: 88 * x, y: 84 * y });
       text.textContent = `${angle}°`;
       this.grid.append(draw("line", { class: "grid", x2: RADIUS * x, y2: RADIUS * y }), text);
     }
