@@ -60,7 +60,7 @@ def animate(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """One picture turning, and what models say of it: a film (.gif, .webp, .mp4) or a frame (.png)."""
+    """One picture turning, and what models say, as a film."""
     if len(arguments) < 3:
         raise UsageError("expected MODEL... IMAGE OUT, such as roteq animate runs/mine/se2cnn-s0 cells.png turn.gif")
     *models, image, out = arguments
