@@ -64,6 +64,8 @@ def animate(
     if len(arguments) < 3:
         raise UsageError("expected MODEL... IMAGE OUT, such as roteq animate runs/mine/se2cnn-s0 cells.png turn.gif")
     *models, image, out = arguments
+    if not Path(image).exists():  # said before everything heavy is imported
+        raise UsageError(f"IMAGE: {image}: no such file")
     if angle is not None and Path(out).suffix.lower() != ".png":
         raise UsageError(f"--angle: only for one frame, a .png; {out} shows all angles")
     look: dict[str, Any] = {"mirror": mirror, "step": step, "seconds": seconds, "theme": theme, "width": width}

@@ -7,6 +7,7 @@ const KEPT = 48;
 const SLOW = 0.12; // s an answer
 const circles = new Map(); // "model image mirror" -> Circle, the latest last
 const listeners = new Set();
+let last = Promise.resolve(); // the end of the last question for degrees between
 
 class Circle {
   constructor(model, image, mirror) {
@@ -38,17 +39,26 @@ class Circle {
         tell(this);
       }
       if (!this.isDone) throw new Error("it ended early; is roteq explore still running?");
-      for await (const line of this.isFine ? [] : lines("api/circle", { model, image, mirror, step: 1 }, control.signal)) {
-        if (this.running !== control) return;
-        if (line.done) this.isFine = true;
-        else this.between.set(line.angle, line);
-      }
+      const turn = last.then(() => this.fill(control)); // one at a time: a browser has few connections
+      last = turn.catch(() => {});
+      await turn;
     } catch (error) {
       if (this.running !== control) return;
       if (!this.isDone) this.error = error.message; // what is between is asked one by one
       tell(this);
     }
-    this.running = null;
+    if (this.running === control) this.running = null;
+  }
+
+  /** The degrees between, as long as they are wanted. */
+  async fill(control) {
+    if (this.isFine || this.running !== control) return;
+    const { model, image, mirror } = this;
+    for await (const line of lines("api/circle", { model, image, mirror, step: 1 }, control.signal)) {
+      if (this.running !== control) return;
+      if (line.done) this.isFine = true;
+      else this.between.set(line.angle, line);
+    }
   }
 
   stop() {
