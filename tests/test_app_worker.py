@@ -299,8 +299,11 @@ def test_at_the_end_what_waits_is_told_and_everything_is_closed() -> None:
     assert closed == [True, True]
 
 
-def test_a_worker_that_never_ran_can_be_stopped() -> None:
-    Worker().stop()
+def test_a_worker_that_never_ran_can_be_stopped_and_takes_nothing_then() -> None:
+    worker = Worker()
+    worker.stop()
+    with pytest.raises(Stopping, match="the server is stopping"):
+        worker.background(iter(()))
 
 
 def test_a_job_whose_loop_has_ended_does_not_run_on() -> None:

@@ -26,22 +26,6 @@ AHEAD = 4  # frames that wait for the encoder
 PATIENCE = 0.01  # s, while the encoder works
 
 
-def film(
-    explorer: Explorer,
-    id: str,
-    mirror: bool = False,
-    models: Sequence[int] | None = None,
-    theme: str = "light",
-    format: str = "gif",
-    **options: Any,
-) -> bytes:
-    """The circle as "gif", "webp" or "mp4". options: as for `film_pieces`."""
-    for piece in film_pieces(explorer, id, mirror, models, theme, format, **options):
-        found = piece
-    assert isinstance(found, bytes)
-    return found
-
-
 def film_pieces(
     explorer: Explorer,
     id: str,
@@ -58,10 +42,10 @@ def film_pieces(
     width: int | None = None,
     strict: bool = False,
 ) -> Iterator[bytes | None]:
-    """`film` in pieces of a few ten milliseconds: None after each, and the bytes of the file at the end.
+    """The circle in pieces of a few ten milliseconds: None after each, and the bytes of the file at the end.
 
-    format: also "png", one frame at `degrees`. A model that fails has its error in its place; strict: raises it.
-    Closing the iterator early ends everything.
+    format: "gif", "webp" or "mp4", or "png", one frame at `degrees`. A model that fails has its error in its
+    place; strict: raises it. Closing the iterator early ends everything.
     """
     if format not in (*FORMATS, "png"):
         raise UsageError(f"format: unknown {format!r}; {nearest(format, (*FORMATS, 'png'))}")

@@ -59,9 +59,9 @@ class Worker:
 
     A job of several pieces waits in the queue after each, so that something urgent waits for one piece at most. While
     urgent questions keep coming, as they do when a picture is turned, long work gives way: it goes on after a moment
-    of calm, or a piece each time that its patience ends. What
-    nobody waits for takes half of the time at most. The thread starts with the first job. At most `waiting` jobs
-    wait; Busy is raised for more.
+    of calm, or a piece each time that its patience ends. What nobody waits for takes
+    half of the time at most. The thread starts with the first job. At most `waiting` jobs wait; Busy is raised for
+    more.
     """
 
     def __init__(
